@@ -43,8 +43,10 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 	}
 	if owner := podOwner(where, name); owner != "" {
 		message := "found a field of " + owner + " that Berth does not have yet; remove it"
-		if where == "spec.volumes[]" {
-			kinds := slices.DeleteFunc(names(t), func(n string) bool { return n == "name" })
+		if strings.HasPrefix(where, "spec.volumes[]") {
+			kinds := slices.DeleteFunc(names(t), func(n string) bool {
+				return n == "name" || n == "serviceAccountToken" // which is refused
+			})
 			message += ", or use one of " + strings.Join(kinds, ", ")
 		}
 		d.fault(key, path, message)
@@ -102,6 +104,9 @@ func podOwner(where, name string) string {
 			"a Pod's securityContext",
 		}},
 		"spec.volumes[]": {{reflect.TypeFor[corev1.VolumeSource](), "a Pod's volume"}},
+		"spec.volumes[].projected.sources[]": {{
+			reflect.TypeFor[corev1.VolumeProjection](), "a Pod's projected volume",
+		}},
 	}
 	for _, o := range owners[where] {
 		if _, ok := fields(o.t)[name]; ok {

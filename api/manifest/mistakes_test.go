@@ -406,7 +406,18 @@ tty: true`),
 volumeMounts:
 - {name: a, mountPath: /a}`),
 			[]string{
-				`9:5: spec.volumes[0].configMap: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of emptyDir, hostPath`,
+				`9:16: spec.volumes[0].configMap: is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: put the files into the image, or mount a hostPath`,
+			},
+		},
+		{
+			"source of a projected volume", spec(`volumes:
+- name: a
+  projected: {sources: [{clusterTrustBundle: {name: a, path: b}}]}
+- name: b
+  projected: {sources: [{serviceAccountToken: {path: token}}]}`),
+			[]string{
+				`9:28: spec.volumes[0].projected.sources[0].clusterTrustBundle: found a field of a Pod's projected volume that Berth does not have yet; remove it, or use one of configMap, downwardAPI, secret`,
+				`11:49: spec.volumes[1].projected.sources[0].serviceAccountToken: is not supported, since no ServiceAccount belongs to a Container: write a token into a Secret (kubectl create token NAME) and project that`,
 			},
 		},
 		{
@@ -414,7 +425,7 @@ volumeMounts:
 - name: a
   persistentVolumeClaim: {claimName: a}`),
 			[]string{
-				`9:5: spec.volumes[0].persistentVolumeClaim: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of emptyDir, hostPath`,
+				`9:5: spec.volumes[0].persistentVolumeClaim: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of configMap, downwardAPI, emptyDir, hostPath, projected, secret`,
 			},
 		},
 		{

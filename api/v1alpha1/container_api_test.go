@@ -280,16 +280,26 @@ func TestContainerRules(t *testing.T) {
 		},
 		{
 			"volume of one kind", volume, image + "volumes: [{name: v}]",
-			"set exactly one of hostPath and emptyDir",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected",
 		},
 		{
 			"volume of one kind only", volume, image +
 				"volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]",
-			"set exactly one of hostPath and emptyDir",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected",
 		},
 		{
-			"volume of another kind", volume, image + "volumes: [{name: v, configMap: {name: x}}]",
-			`unknown field "spec.volumes[0].configMap"`,
+			"volume of another kind", image + "volumes: [{name: v, configMap: {name: x}}]",
+			image + "volumes: [{name: v, nfs: {server: x, path: /}}]", `unknown field "spec.volumes[0].nfs"`,
+		},
+		{
+			"volumes of files", image + "volumes: [{name: v, secret: {secretName: x, optional: true}}]",
+			image + "volumes: [{name: v, secret: {secretName: x}, emptyDir: {}}]", "set exactly one of hostPath",
+		},
+		{
+			"projected sources", image + "volumes: [{name: v, projected: {sources: [{secret: {name: x}}, " +
+				"{downwardAPI: {items: [{path: a, fieldRef: {fieldPath: metadata.name}}]}}]}}]",
+			image + "volumes: [{name: v, projected: {sources: [{secret: {name: x}, configMap: {name: x}}]}}]",
+			"set exactly one of configMap, secret and downwardAPI",
 		},
 		{
 			"volume name", volume, image + "volumes: [{name: V_1, emptyDir: {}}]",

@@ -31,9 +31,9 @@ type RootFS struct {
 	Path string `json:"path"`
 }
 
-// Volume is a named source of files, one of hostPath and emptyDir.
+// Volume is a named source of files of one kind.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.hostPath) != has(self.emptyDir)",message="set exactly one of hostPath and emptyDir"
+// +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected"
 type Volume struct {
 	// name that volumeMounts refer to.
 	// +kubebuilder:validation:MinLength=1
@@ -53,4 +53,55 @@ type Volume struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.sizeLimit) || (has(self.medium) && self.medium == 'Memory')",message="the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory"
 	// +kubebuilder:validation:XValidation:rule="!has(self.mode)",message="emptyDir.mode is not supported: remove it; the directory's mode is 0777"
 	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
+
+	// configMap has a file for each key of a ConfigMap of the Container's namespace. An agent without
+	// a cluster has them in its directory of manifests; a cluster refuses the field. The files of
+	// this and of the following kinds are read-only, and follow their source while the container
+	// runs.
+	// +optional
+	ConfigMap *corev1.ConfigMapVolumeSource `json:"configMap,omitempty"`
+
+	// secret has a file for each key of a Secret of the Container's namespace, in memory. An agent
+	// without a cluster has them in its directory of manifests; a cluster refuses the field.
+	// +optional
+	Secret *corev1.SecretVolumeSource `json:"secret,omitempty"`
+
+	// downwardAPI has files with fields of the Container and with its limits and requests.
+	// +optional
+	DownwardAPI *corev1.DownwardAPIVolumeSource `json:"downwardAPI,omitempty"`
+
+	// projected has the files of several sources in one directory.
+	// +optional
+	Projected *ProjectedVolumeSource `json:"projected,omitempty"`
+}
+
+// ProjectedVolumeSource has the files of several sources in one directory. A file of a later source
+// replaces one of an earlier source with the same path.
+type ProjectedVolumeSource struct {
+	// sources of files.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	Sources []VolumeProjection `json:"sources,omitempty"`
+	// defaultMode of files whose mode is not set, 0 to 0777; absent, 0644.
+	// +optional
+	DefaultMode *int32 `json:"defaultMode,omitempty"`
+}
+
+// VolumeProjection is one source of a projected volume, of one kind.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.serviceAccountToken)].exists_one(x, x)",message="set exactly one of configMap, secret and downwardAPI"
+type VolumeProjection struct {
+	// configMap as in a volume.
+	// +optional
+	ConfigMap *corev1.ConfigMapProjection `json:"configMap,omitempty"`
+	// secret as in a volume.
+	// +optional
+	Secret *corev1.SecretProjection `json:"secret,omitempty"`
+	// downwardAPI as in a volume.
+	// +optional
+	DownwardAPI *corev1.DownwardAPIProjection `json:"downwardAPI,omitempty"`
+	// serviceAccountToken is refused: Berth gives containers no token of the API server.
+	// +optional
+	ServiceAccountToken *corev1.ServiceAccountTokenProjection `json:"serviceAccountToken,omitempty"`
 }

@@ -72,7 +72,7 @@ type OCIBundleSpec struct {
 
 	// config is the compiled OCI runtime-spec document, but for what only the node knows. Relative
 	// paths in it (root.path, the sources of bind mounts) are relative to the bundle's directory:
-	// "rootfs", "volumes/NAME".
+	// "rootfs", "volumes/NAME", "files/NAME".
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
@@ -90,6 +90,12 @@ type OCIBundleSpec struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=128
 	Volumes []Volume `json:"volumes,omitempty"`
+
+	// downward has the values of items of downwardAPI that are known without the node.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1024
+	Downward []DownwardValue `json:"downward,omitempty"`
 
 	// network that the agent is to connect the container to, where config has a network namespace.
 	// Absent, the node's network for containers.
@@ -196,6 +202,16 @@ type BundleProcess struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	EnvFrom []corev1.EnvFromSource `json:"envFrom,omitempty"`
+}
+
+// DownwardValue is the value of one item of downwardAPI.
+type DownwardValue struct {
+	// path of the item below spec, such as volumes[0].downwardAPI.items[1].
+	// +kubebuilder:validation:MaxLength=128
+	Path string `json:"path"`
+	// value is the content of its file.
+	// +optional
+	Value string `json:"value,omitempty"`
 }
 
 // BundleNetwork says which network a container is in.

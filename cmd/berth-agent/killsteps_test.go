@@ -329,11 +329,47 @@ var waitForSecret = stepScenario{
 	},
 }
 
+// refreshFiles is about the agent alone: the files of a running container follow a ConfigMap.
+var refreshFiles = stepScenario{
+	name: "refresh the files of a volume",
+	before: func(r *stepRun) {
+		r.configMap("one")
+		r.write(r.name+".yaml", fmt.Sprintf(`  archive: {path: %s/busybox.tar}
+  restartPolicy: Never
+  command: [/bin/sh, -c, 'cat /files/a >>/notes/%s; while ! grep -q two /files/a; do sleep 0.02; done; cat /files/..data/a /files/d/b >>/notes/%s']
+  volumes:
+  - {name: notes, hostPath: {path: %s}}
+  - {name: files, configMap: {name: %s, items: [{key: a, path: a}, {key: b, path: d/b}]}}
+  volumeMounts: [{name: notes, mountPath: /notes}, {name: files, mountPath: /files}]
+`, programs, r.name, r.name, r.path("notes"), r.name))
+		r.rescan()
+		r.until("the program has started", func() bool { return r.notes() == "one" })
+	},
+	act:  func(r *stepRun) { r.configMap("two") },
+	over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerSucceeded) },
+	check: func(r *stepRun) {
+		r.exitCode(0)
+		r.noted("one two two")
+		r.removeAll(r.name+".yaml", r.name+"-config.yaml")
+		if left := r.leftovers(); left != (counts{}) {
+			r.t.Errorf("found %+v left", left)
+		}
+	},
+}
+
+// configMap writes a ConfigMap of the container's name.
+func (r *stepRun) configMap(text string) {
+	r.raw(r.name+"-config.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "+r.name+
+		"}\ndata: {a: \""+text+"\\n\", b: \""+text+"\\n\"}\n")
+	r.rescan()
+}
+
 // TestEverySyncStepKilled kills the agent at each step of each scenario. Another agent goes on:
 // each program is started as often as without the kill, exit codes and logs are whole, the program
 // is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
-	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected, waitForSecret) {
+	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected, waitForSecret,
+		refreshFiles) {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
 		})

@@ -184,6 +184,9 @@ func (d Dir) Remove() error {
 	if err := d.RemoveVolumes(); err != nil {
 		return err
 	}
+	if err := d.RemoveFiles(); err != nil {
+		return err
+	}
 	if err := d.removePrivate(); err != nil {
 		return err
 	}

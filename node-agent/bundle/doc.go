@@ -20,6 +20,8 @@
 //	upper, work   the writable layer; it is new at each start of the container, as that of a Pod
 //	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start.
 //	              notice.json says what of resolv.conf is not as the Container asks
+//	files         a tmpfs for volumes of ConfigMaps, Secrets and fields
+//	files/NAME    the files of one volume, as the kubelet lays them out
 //	volumes/NAME  emptyDir volumes, which live as long as the Container does
 //
 // The content of a root filesystem is hostile: paths inside are opened with

@@ -44,23 +44,28 @@ func (d Dir) WriteSecretConfig(spec *specs.Spec) error {
 	return nil
 }
 
-// mountPrivate mounts the tmpfs unless it is there. Its pages stay out of swap space if the kernel
-// has that option (Linux 6.4).
+// mountPrivate mounts the tmpfs unless it is there.
 func (d Dir) mountPrivate() error {
 	if err := os.MkdirAll(d.private(), 0o700); err != nil {
 		return err
 	}
-	mounted, err := isMountPoint(d.private())
+	return mountMemory(d.private(), unix.MS_NOEXEC, "mode=0700")
+}
+
+// mountMemory mounts a tmpfs at a directory unless there is a mount. Its pages stay out of swap
+// space if the kernel has that option (Linux 6.4).
+func mountMemory(path string, flags uintptr, options string) error {
+	mounted, err := isMountPoint(path)
 	if err != nil || mounted {
 		return err
 	}
-	const flags, options = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=0700"
-	err = unix.Mount("berth", d.private(), "tmpfs", flags, options+",noswap")
+	flags |= unix.MS_NOSUID | unix.MS_NODEV
+	err = unix.Mount("berth", path, "tmpfs", flags, options+",noswap")
 	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("berth", d.private(), "tmpfs", flags, options)
+		err = unix.Mount("berth", path, "tmpfs", flags, options)
 	}
 	if err != nil {
-		return fmt.Errorf("mount tmpfs at %s: %w", d.private(), err)
+		return fmt.Errorf("mount tmpfs at %s: %w", path, err)
 	}
 	return nil
 }

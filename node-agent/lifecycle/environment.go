@@ -24,10 +24,14 @@ type Node struct {
 	Capacity corev1.ResourceList
 }
 
-// Objects has the ConfigMaps and Secrets that variables may refer to.
+// Objects has the ConfigMaps and Secrets that variables and volumes may refer to.
 type Objects interface {
+	// Read reports whether the objects have been read: before, none is there.
+	Read() bool
 	// Data returns the data of an object, or false if it is not there, or not yet.
 	Data(namespace string, object environment.Object) (data map[string]string, ok bool)
+	// Files returns the same with the binary data of a ConfigMap.
+	Files(namespace string, object environment.Object) (data map[string]string, ok bool)
 }
 
 // environmentStage computes the variables of a container whose values only the node can find. A
@@ -46,9 +50,10 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	if !environment.ByNode(process) {
 		return nil
 	}
-	if len(references(process)) > 0 && s.objects == nil {
-		return errors.New("process.env: found a reference to a ConfigMap or Secret;" +
-			" allowed: none, since this agent cannot read them")
+	if len(references(process)) > 0 {
+		if err := s.readable("process.env"); err != nil {
+			return err
+		}
 	}
 	vars, err := environment.Compute(process.Env, process.EnvFrom, nodeValues{s, c})
 	if missing := (*environment.Missing)(nil); errors.As(err, &missing) {
@@ -64,6 +69,25 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	c.Secret = slices.ContainsFunc(references(process), func(o environment.Object) bool {
 		return o.Kind == environment.KindSecret
 	})
+	return nil
+}
+
+// read reports whether all objects that there are have been read.
+func (s environmentStage) read() bool { return s.objects == nil || s.objects.Read() }
+
+// readable returns an error if a field at a path refers to objects that cannot be read, or a
+// *Pending until they have been read: what is optional is not left out before.
+func (s environmentStage) readable(path string) error {
+	if s.objects == nil {
+		return errors.New(path + ": found a reference to a ConfigMap or Secret;" +
+			" allowed: none, since this agent cannot read them")
+	}
+	if !s.objects.Read() {
+		return &Pending{
+			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonProgressing,
+			Message: "the manifests with ConfigMaps and Secrets are not read yet",
+		}
+	}
 	return nil
 }
 

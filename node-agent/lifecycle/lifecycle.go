@@ -142,7 +142,7 @@ type Config struct {
 	Handlers func() []string
 	// Node has the facts about the node that variables may refer to.
 	Node Node
-	// Objects has what variables refer to; nil if the agent can read none.
+	// Objects has what variables and volumes refer to; nil if the agent can read none.
 	Objects Objects
 	// Pulls fetches images.
 	Pulls *Pulls
@@ -168,6 +168,7 @@ func Stages(c Config) List {
 	return List{
 		handlerStage{c.Handlers},
 		environmentStage{c.Node, c.Objects},
+		filesStage{environmentStage{c.Node, c.Objects}},
 		imageStage{c.Pulls, c.Wake},
 		commitStage{},
 		rootfsStage{},

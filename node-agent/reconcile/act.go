@@ -48,6 +48,10 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 		return s.make(ctx, w, in)
 	case Update:
 		return s.updateRunning(ctx, in)
+	case Refresh:
+		c := s.container(in.Record)
+		c.Bundle = in.Desired
+		return s.stages.Refresh(ctx, c)
 	case Start:
 		return s.start(ctx, in)
 	case NoteRunning:

@@ -57,6 +57,8 @@ type Input struct {
 	// RootfsLeft reports whether a container that has ended and is no longer known to the
 	// supervisor still has a root filesystem: the agent was killed as it discarded it.
 	RootfsLeft bool
+	// Stale reports whether the running container has files of sources that have changed.
+	Stale bool
 	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording
 	// it, such as a full disk; empty if nothing does. It is for the status; no decision depends on
 	// it. StorageFailed is whether it is that files cannot be written.
@@ -141,6 +143,8 @@ const (
 	Kill Verb = "Kill"
 	// Update gives a running container what it can be given of a spec that has changed.
 	Update Verb = "Update"
+	// Refresh gives a running container the files of sources that have changed.
+	Refresh Verb = "Refresh"
 	// Start starts a container that was made, and whose start may have been interrupted.
 	Start Verb = "Start"
 	// Make makes the container and starts it.
@@ -205,6 +209,7 @@ func Policies() Chain {
 		{"StopChanged", stopChanged},
 		{"UpdateChanged", updateChanged},
 		{"WaitToUpdate", waitToUpdate},
+		{"RefreshStale", refreshStale},
 		{"LeaveRunning", leaveRunning},
 		{"DiscardEnded", discardEnded},
 		{"LeaveStopped", leaveStopped},
@@ -381,6 +386,11 @@ func waitToUpdate(in Input) (Decision, bool) {
 		Verb: Nothing, Why: in.Refused,
 		After: in.Record.Refusal.BackOff.left(defaultBackOff(), in.Instant),
 	}, true
+}
+
+func refreshStale(in Input) (Decision, bool) {
+	return Decision{Verb: Refresh, Why: "what its files are made of has changed"},
+		in.Stale && in.alive() && in.Actual.State == protocol.Running
 }
 
 func leaveRunning(in Input) (Decision, bool) {

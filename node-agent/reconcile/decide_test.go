@@ -112,6 +112,20 @@ func TestDecide(t *testing.T) {
 			}, verb: Nothing,
 			policy: "LeaveRunning",
 		},
+		"runs with files of a source that has changed": {
+			in: Input{
+				Synced: true, Desired: always, Stale: true,
+				Record: record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Refresh,
+			policy: "RefreshStale",
+		},
+		"is stopped, with files of a source that has changed": {
+			in: Input{
+				Synced: true, Desired: deleted(), Stale: true,
+				Record: record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Stop,
+			policy: "StopUnwanted",
+		},
 		"runs, while the source is not read": {
 			in: Input{
 				Desired: always,

@@ -49,7 +49,22 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		}
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
+	s.compareFiles(&in)
 	return in, nil
+}
+
+// compareFiles compares the files of a running container with what they are made of. Files of a
+// spec that is not in force yet are not looked at.
+func (s *Syncer) compareFiles(in *Input) {
+	if in.Desired == nil || in.Record == nil || in.Record.Hash != in.Hash || !in.alive() {
+		return
+	}
+	c := s.container(in.Record)
+	c.Bundle = in.Desired
+	stale, err := s.stages.Stale(c)
+	if in.Stale = stale; err != nil {
+		in.Trouble = err.Error()
+	}
 }
 
 // status returns the status of the worker's container.

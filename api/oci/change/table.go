@@ -47,6 +47,9 @@ func table() map[string]entry {
 		"logging.maxSize":  {kind: Live, canUnset: true},
 		"logging.maxFiles": {kind: Live, canUnset: true},
 
+		// The agent writes the files anew.
+		"downward": agent,
+
 		// Objects that hold nothing say nothing.
 		"restartBackOff":                none,
 		"logging":                       none,

@@ -32,6 +32,7 @@ func base() *v1alpha1.Container {
 		{Name: "h", HostPath: &corev1.HostPathVolumeSource{Path: "/h"}},
 		{Name: "m", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}},
 	}
+	c.Spec.Volumes = append(c.Spec.Volumes, fileVolumes()...)
 	c.Spec.VolumeMounts = []corev1.VolumeMount{
 		{Name: "e", MountPath: "/e"},
 		{Name: "h", MountPath: "/h", ReadOnly: true},
@@ -528,6 +529,7 @@ func limitVariable(divisor, container string) fieldCase {
 // refused nothing can be set, so the walk ends there.
 func TestEveryField(t *testing.T) {
 	cases := fieldCases()
+	maps.Copy(cases, fileCases())
 	seen := map[string]bool{}
 	var walk func(path string, typ reflect.Type)
 	walk = func(path string, typ reflect.Type) {
@@ -554,10 +556,10 @@ func TestEveryField(t *testing.T) {
 		case hasFields(typ):
 			for i := range typ.NumField() {
 				f := typ.Field(i)
-				name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+				name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 				switch {
 				case name == "-":
-				case name == "" && f.Anonymous && strings.Contains(options, "inline"):
+				case name == "" && f.Anonymous:
 					walk(path, f.Type)
 				case name == "":
 					t.Errorf("%s.%s has no name in JSON", typ, f.Name)
@@ -704,6 +706,9 @@ func nameOf(t *testing.T, object map[string]any) string {
 		if v, ok := object[key].(string); ok {
 			return v
 		}
+	}
+	if _, ok := object["downwardAPI"]; ok {
+		return "downwardAPI"
 	}
 	if port, ok := object["hostPort"].(float64); ok {
 		return strconv.Itoa(int(port))

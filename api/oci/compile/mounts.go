@@ -14,13 +14,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/berth-run/berth/api/oci/files"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 func newRoot(p string) *specs.Root { return &specs.Root{Path: p} }
 
 // volumes checks spec.volumes and hands them to the agent, which looks at host
-// paths by their type and makes the directories (or tmpfs) of emptyDirs.
+// paths by their type, makes the directories (or tmpfs) of emptyDirs and writes the files of the
+// other kinds.
 func volumes(d *draft) {
 	seen := map[string]bool{}
 	for i, v := range d.in.Volumes {
@@ -32,11 +34,11 @@ func volumes(d *draft) {
 			d.faults = append(d.faults, field.Duplicate(at.Child("name"), v.Name))
 		}
 		seen[v.Name] = true
-		switch {
-		case v.HostPath == nil && v.EmptyDir == nil:
-			d.faults = append(d.faults, field.Required(at, "set exactly one of hostPath and emptyDir"))
-		case v.HostPath != nil && v.EmptyDir != nil:
-			d.refuse(at.Child("emptyDir"), "set exactly one of hostPath and emptyDir")
+		switch set := kindsOf(&v); {
+		case len(set) == 0:
+			d.faults = append(d.faults, field.Required(at, oneKind))
+		case len(set) > 1:
+			d.refuse(at.Child(set[1]), oneKind)
 		case v.HostPath != nil:
 			hostFolder(d, at.Child("hostPath", "path"), v.HostPath.Path)
 			if t := v.HostPath.Type; t != nil {
@@ -45,11 +47,36 @@ func volumes(d *draft) {
 					corev1.HostPathFileOrCreate, corev1.HostPathFile, corev1.HostPathSocket,
 					corev1.HostPathCharDev, corev1.HostPathBlockDev)
 			}
-		default:
+		case v.EmptyDir != nil:
 			emptyDir(d, at.Child("emptyDir"), v.EmptyDir)
+		default:
+			fileVolume(d, at, &v)
 		}
 		d.out.Volumes = append(d.out.Volumes, *v.DeepCopy())
 	}
+}
+
+const oneKind = "set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected"
+
+// kindsOf returns the names of the kinds that are set for a volume.
+func kindsOf(v *v1alpha1.Volume) []string {
+	var out []string
+	for _, kind := range []struct {
+		name string
+		set  bool
+	}{
+		{"hostPath", v.HostPath != nil},
+		{"emptyDir", v.EmptyDir != nil},
+		{"configMap", v.ConfigMap != nil},
+		{"secret", v.Secret != nil},
+		{"downwardAPI", v.DownwardAPI != nil},
+		{"projected", v.Projected != nil},
+	} {
+		if kind.set {
+			out = append(out, kind.name)
+		}
+	}
+	return out
 }
 
 func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
@@ -166,7 +193,7 @@ func mounts(d *draft) {
 			Destination: destination,
 			Type:        "bind",
 			Source:      source,
-			Options:     mountOptions(d, at, m),
+			Options:     mountOptions(d, at, m, strings.HasPrefix(source, files.Directory(""))),
 		})
 	}
 	// A stable sort by depth keeps a parent before its children whatever the
@@ -191,6 +218,8 @@ func volumeSource(d *draft, at *field.Path, name string) string {
 		d.faults = append(d.faults, field.NotFound(at, name))
 	case d.in.Volumes[i].HostPath != nil:
 		return path.Clean(d.in.Volumes[i].HostPath.Path)
+	case files.Has(&d.in.Volumes[i]):
+		return files.Directory(name)
 	}
 	return "volumes/" + name
 }
@@ -233,8 +262,9 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 	return false
 }
 
-// mountOptions returns the options of a volume's bind mount.
-func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount) []string {
+// mountOptions returns the options of a volume's bind mount. A volume of files is mounted read-only
+// always, as in a Pod.
+func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, ofFiles bool) []string {
 	if m.SubPath != "" {
 		d.refuse(at.Child("subPath"),
 			"is not supported: mount the whole volume, or a hostPath of the directory")
@@ -250,7 +280,7 @@ func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount) []string {
 		}
 	}
 	access := "rw"
-	if m.ReadOnly {
+	if m.ReadOnly || ofFiles {
 		access = "ro"
 	}
 	if r := m.RecursiveReadOnly; r != nil {

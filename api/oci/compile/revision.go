@@ -40,8 +40,37 @@ func revisions() map[string]int32 {
 		"network.ports[].containerPort": 2,
 		"network.ports[].protocol":      2,
 	}
-	for _, path := range strings.Fields(environmentFields + nameFields) {
+	for _, path := range strings.Fields(environmentFields + nameFields + " " + fileFields()) {
 		out[path] = 3
+	}
+	return out
+}
+
+// fileFields returns the fields of volumes of files, with all that they may hold.
+func fileFields() string {
+	const items = "items items[].key items[].path items[].mode items[].user"
+	const fields = `items items[].path items[].mode items[].user items[].fieldRef
+		items[].fieldRef.apiVersion items[].fieldRef.fieldPath items[].resourceFieldRef
+		items[].resourceFieldRef.containerName items[].resourceFieldRef.resource
+		items[].resourceFieldRef.divisor`
+	const defaults = " defaultMode defaultUser "
+	out := "downward downward[].path downward[].value"
+	for _, list := range []string{
+		"configMap name optional" + defaults + items,
+		"secret secretName optional" + defaults + items,
+		"downwardAPI" + defaults + fields,
+		"projected sources defaultMode",
+		"projected.sources[].configMap name optional " + items,
+		"projected.sources[].secret name optional " + items,
+		"projected.sources[].downwardAPI " + fields,
+		"projected.sources[].serviceAccountToken audience expirationSeconds path user",
+	} {
+		at, below, _ := strings.Cut(list, " ")
+		at = "volumes[]." + at
+		out += " " + at
+		for _, field := range strings.Fields(below) {
+			out += " " + at + "." + field
+		}
 	}
 	return out
 }

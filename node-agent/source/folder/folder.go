@@ -68,7 +68,7 @@ type Folder struct {
 	synced  bool
 	entries map[source.Key]*entry
 	files   map[string]*file // by name
-	// objects are the ConfigMaps and Secrets that have been accepted.
+	// objects are the ConfigMaps and Secrets that have been accepted; nil before the first look.
 	objects map[objectKey]*object
 	dirErr  string // why the folder could not be read
 	// watchErr is the reason why changes of the manifests are not seen at once; nil if they are.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/files"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -39,6 +40,29 @@ func (f *Folder) Data(namespace string, o environment.Object) (map[string]string
 		return nil, false
 	}
 	return found.Data, true
+}
+
+// Files returns the same with the binary data of a ConfigMap.
+func (f *Folder) Files(namespace string, o environment.Object) (map[string]string, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	found := f.objects[objectKey{o.Kind, namespace, o.Name}]
+	if found == nil {
+		return nil, false
+	}
+	if len(found.Binary) == 0 {
+		return found.Data, true
+	}
+	all := maps.Clone(found.Binary)
+	maps.Copy(all, found.Data)
+	return all, true
+}
+
+// Read reports whether the manifests have been read since the agent started.
+func (f *Folder) Read() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.objects != nil
 }
 
 // addObject adds the object of a document that has no faults, or a fault if the file has one of the
@@ -125,17 +149,19 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 			next[o.key()] = o
 		}
 	}
+	first := f.objects == nil // who refers to one that is optional waits for this look
 	differs := func(key objectKey) bool {
 		a, b := f.objects[key], next[key]
-		return (a == nil) != (b == nil) || a != nil && !maps.Equal(a.Data, b.Data)
+		return (a == nil) != (b == nil) || a != nil && !a.Same(b.Object)
 	}
 	for key, e := range f.entries {
 		if e.bundle == nil {
 			continue
 		}
-		for _, o := range environment.References(e.bundle.Spec.Process.Env,
-			e.bundle.Spec.Process.EnvFrom) {
-			if differs(objectKey{o.Kind, key.Namespace, o.Name}) {
+		spec := &e.bundle.Spec
+		for _, o := range slices.Concat(files.References(spec.Volumes),
+			environment.References(spec.Process.Env, spec.Process.EnvFrom)) {
+			if first || differs(objectKey{o.Kind, key.Namespace, o.Name}) {
 				changed[key] = true
 			}
 		}

@@ -46,6 +46,21 @@ func TestObjectsOfFiles(t *testing.T) {
 			},
 			{files: map[string]string{"c.yaml": ""}, data: "s=two", changed: "user"},
 		},
+		"in the volumes of a Container": {
+			{
+				files: map[string]string{
+					"a.yaml": container("user", ", volumes: [{name: v, projected: {sources: [{configMap: {name: c}}]}}]"),
+					"b.yaml": container("other", ", volumes: [{name: v, secret: {secretName: c}}]"),
+					"c.yaml": configMap("c", "one"),
+				}, data: "c=one", changed: "other user",
+			},
+			{
+				files: map[string]string{"c.yaml": configMap("c", "one") + "binaryData: {b: AAE=}\n"},
+				data:  "c=one +b", changed: "user",
+			},
+			{restart: true, data: "c=one +b", changed: "other user"}, // what is optional waited for the look
+			{data: "c=one +b"},
+		},
 		"beside a Container": {
 			{
 				files: map[string]string{"a.yaml": configMap("c", "one") + "---\n" + user}, data: "c=one",
@@ -124,8 +139,16 @@ func TestObjectsOfFiles(t *testing.T) {
 					{Kind: environment.KindConfigMap, Name: "c"},
 					{Kind: environment.KindSecret, Name: "s"},
 				} {
-					if found, ok := f.Data("default", o); ok {
+					found, ok := f.Data("default", o)
+					files, same := f.Files("default", o)
+					if ok != same || files["k"] != found["k"] || found["b"] != "" {
+						t.Errorf("step %d: found the files %v beside %v", i, files, found)
+					}
+					if ok {
 						data = append(data, o.Name+"="+found["k"])
+					}
+					if files["b"] == "\x00\x01" {
+						data = append(data, "+b")
 					}
 				}
 				slices.Sort(changed)

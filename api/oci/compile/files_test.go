@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"maps"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// fileVolumes returns volumes of files for base.
+func fileVolumes() []v1alpha1.Volume {
+	uid := func() []corev1.DownwardAPIVolumeFile {
+		return []corev1.DownwardAPIVolumeFile{{
+			Path: "uid", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"},
+		}}
+	}
+	return []v1alpha1.Volume{
+		{Name: "d", DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: uid()}},
+		{Name: "p", Projected: &v1alpha1.ProjectedVolumeSource{Sources: []v1alpha1.VolumeProjection{
+			{DownwardAPI: &corev1.DownwardAPIProjection{Items: uid()}},
+		}}},
+	}
+}
+
+// fileCases returns the cases of volumes of files for TestEveryField, which compiles for a cluster.
+// TestFilesOfObjects has those of an agent without one.
+func fileCases() map[string]fieldCase {
+	type spec = v1alpha1.ContainerSpec
+	refused := func(path string, set func(*spec)) fieldCase {
+		return fieldCase{set: set, refused: path}
+	}
+	source := func(s *spec) *v1alpha1.VolumeProjection { return &s.Volumes[4].Projected.Sources[0] }
+	out := map[string]fieldCase{
+		"volumes[].configMap": refused("spec.volumes[0].configMap", func(s *spec) {
+			s.Volumes[0] = v1alpha1.Volume{Name: "e", ConfigMap: &corev1.ConfigMapVolumeSource{}}
+		}),
+		"volumes[].secret": refused("spec.volumes[0].secret", func(s *spec) {
+			s.Volumes[0] = v1alpha1.Volume{Name: "e", Secret: &corev1.SecretVolumeSource{}}
+		}),
+		"volumes[].downwardAPI.defaultMode": {
+			arrives: arrives{"volumes[d].downwardAPI.defaultMode": `256`},
+			set:     func(s *spec) { s.Volumes[3].DownwardAPI.DefaultMode = new(int32(0o400)) },
+		},
+		"volumes[].downwardAPI.defaultUser": refused("spec.volumes[3].downwardAPI.defaultUser",
+			func(s *spec) { s.Volumes[3].DownwardAPI.DefaultUser = new(int64(1)) }),
+		"volumes[].projected.defaultMode": {
+			arrives: arrives{"volumes[p].projected.defaultMode": `256`},
+			set:     func(s *spec) { s.Volumes[4].Projected.DefaultMode = new(int32(0o400)) },
+		},
+		"volumes[].projected.sources[].configMap": refused(
+			"spec.volumes[4].projected.sources[0].configMap", func(s *spec) {
+				*source(s) = v1alpha1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{}}
+			}),
+		"volumes[].projected.sources[].secret": refused("spec.volumes[4].projected.sources[0].secret",
+			func(s *spec) {
+				*source(s) = v1alpha1.VolumeProjection{Secret: &corev1.SecretProjection{}}
+			}),
+		"volumes[].projected.sources[].serviceAccountToken": refused(
+			"spec.volumes[4].projected.sources[0].serviceAccountToken", func(s *spec) {
+				*source(s) = v1alpha1.VolumeProjection{
+					ServiceAccountToken: &corev1.ServiceAccountTokenProjection{},
+				}
+			}),
+	}
+	maps.Copy(out, itemCases("volumes[].downwardAPI.items[]", "volumes[d].downwardAPI.items",
+		"volumes[3].downwardAPI.items[0]",
+		func(s *spec) *corev1.DownwardAPIVolumeFile { return &s.Volumes[3].DownwardAPI.Items[0] }))
+	maps.Copy(out, itemCases("volumes[].projected.sources[].downwardAPI.items[]",
+		"volumes[p].projected.sources[downwardAPI].downwardAPI.items",
+		"volumes[4].projected.sources[0].downwardAPI.items[0]",
+		func(s *spec) *corev1.DownwardAPIVolumeFile { return &source(s).DownwardAPI.Items[0] }))
+	return out
+}
+
+// itemCases returns the cases of an item of downwardAPI.
+func itemCases(path, at, place string,
+	item func(*v1alpha1.ContainerSpec) *corev1.DownwardAPIVolumeFile,
+) map[string]fieldCase {
+	type spec = v1alpha1.ContainerSpec
+	limit := func(divisor, name string) fieldCase {
+		of := arrives{
+			at + "[uid].fieldRef.*":                "",
+			at + "[uid].resourceFieldRef.resource": `"limits.cpu"`,
+			at + "[uid].resourceFieldRef.divisor":  `"` + divisor + `"`,
+		}
+		if name != "" {
+			of[at+"[uid].resourceFieldRef.containerName"] = `"` + name + `"`
+		}
+		return fieldCase{arrives: of, set: func(s *spec) {
+			item(s).FieldRef = nil
+			item(s).ResourceFieldRef = &corev1.ResourceFieldSelector{
+				Resource: "limits.cpu", ContainerName: name,
+			}
+			if divisor != "0" {
+				item(s).ResourceFieldRef.Divisor = resource.MustParse(divisor)
+			}
+		}}
+	}
+	return map[string]fieldCase{
+		path + ".path": {
+			arrives: arrives{
+				at + "[uid].*": "", at + "[x].path": `"x"`, at + "[x].fieldRef.fieldPath": `"metadata.uid"`,
+			},
+			set: func(s *spec) { item(s).Path = "x" },
+		},
+		path + ".mode": {
+			arrives: arrives{at + "[uid].mode": `256`},
+			set:     func(s *spec) { item(s).Mode = new(int32(0o400)) },
+		},
+		path + ".user": {
+			refused: "spec." + place + ".user", set: func(s *spec) { item(s).User = new(int64(1)) },
+		},
+		path + ".fieldRef.fieldPath": {
+			arrives: arrives{
+				at + "[uid].fieldRef.fieldPath": `"metadata.name"`,
+				"downward[" + place + "].path":  `"` + place + `"`,
+				"downward[" + place + "].value": `"base"`,
+			},
+			set: func(s *spec) { item(s).FieldRef.FieldPath = "metadata.name" },
+		},
+		path + ".fieldRef.apiVersion": {
+			arrives: arrives{at + "[uid].fieldRef.apiVersion": `"v1"`},
+			set:     func(s *spec) { item(s).FieldRef.APIVersion = "v1" },
+		},
+		path + ".resourceFieldRef.resource":      limit("0", ""),
+		path + ".resourceFieldRef.divisor":       limit("1m", ""),
+		path + ".resourceFieldRef.containerName": limit("0", "base"),
+	}
+}
+
+const fileVolumesOfObjects = `
+apiVersion: berth.run/v1alpha1
+kind: Container
+metadata:
+  name: a
+  labels: {b: "two\nlines", a: x}
+  annotations: {berth.run/recompile: "1", team: shop}
+spec:
+  image: busybox
+  resources: {limits: {memory: 64Mi}}
+  volumes:
+  - name: c
+    configMap: {name: settings, optional: true, defaultMode: 0400, items: [{key: a.b, path: d/a, mode: 0777}]}
+  - name: s
+    secret: {secretName: keys}
+  - name: d
+    downwardAPI:
+      items:
+      - {path: labels, fieldRef: {fieldPath: metadata.labels}}
+      - {path: annotations, fieldRef: {fieldPath: metadata.annotations}}
+      - {path: a, fieldRef: {fieldPath: "metadata.labels['a']"}}
+      - {path: uid, fieldRef: {fieldPath: metadata.uid}}
+      - {path: memory, resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}
+      - {path: cpu, resourceFieldRef: {resource: limits.cpu}}
+  - name: p
+    projected:
+      sources:
+      - configMap: {name: settings}
+      - secret: {name: keys, items: [{key: k, path: d/k}]}
+      - downwardAPI: {items: [{path: d/name, fieldRef: {fieldPath: metadata.name}}]}
+  volumeMounts:
+  - {name: c, mountPath: /c}
+  - {name: s, mountPath: /s, readOnly: true}
+  - {name: p, mountPath: /p, readOnly: true, recursiveReadOnly: Enabled}
+`
+
+func fileContainer(t *testing.T) *v1alpha1.Container {
+	t.Helper()
+	c := &v1alpha1.Container{}
+	if err := yaml.UnmarshalStrict([]byte(fileVolumesOfObjects), c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestFilesOfObjects: an agent without a cluster gets the volumes as they are, mounted read-only,
+// with the values that are known. A cluster refuses those of objects with their paths.
+func TestFilesOfObjects(t *testing.T) {
+	c := fileContainer(t)
+	b, faults := Bundle(c, LocalObjects())
+	if len(faults) > 0 {
+		t.Fatal(faults.ToAggregate())
+	}
+	if !equality.Semantic.DeepEqual(b.Volumes, c.Spec.Volumes) {
+		t.Errorf("found %+v", b.Volumes)
+	}
+	want := []v1alpha1.DownwardValue{
+		{Path: "volumes[2].downwardAPI.items[0]", Value: "a=\"x\"\nb=\"two\\nlines\""},
+		{Path: "volumes[2].downwardAPI.items[1]", Value: `team="shop"`},
+		{Path: "volumes[2].downwardAPI.items[2]", Value: "x"},
+		{Path: "volumes[2].downwardAPI.items[4]", Value: "64"},
+		{Path: "volumes[3].projected.sources[2].downwardAPI.items[0]", Value: "a"},
+	}
+	if !equality.Semantic.DeepEqual(b.Downward, want) {
+		t.Errorf("found %+v; want %+v", b.Downward, want)
+	}
+	if got := MinAgentRevision(b); got != 3 {
+		t.Errorf("found the revision %d; want 3", got)
+	}
+	found := flatten(t, b)
+	for path, want := range map[string]string{
+		"config.mounts[/c].source":  `"files/c"`,
+		"config.mounts[/c].options": `["rbind","rprivate","ro"]`,
+		"config.mounts[/s].options": `["rbind","rprivate","ro"]`,
+		"config.mounts[/p].options": `["rbind","rprivate","rro"]`,
+	} {
+		if found[path] != want {
+			t.Errorf("%s is %s; want %s", path, found[path], want)
+		}
+	}
+	_, faults = Bundle(c)
+	var paths []string
+	for _, f := range faults {
+		paths = append(paths, f.Field)
+	}
+	if got, want := strings.Join(paths, " "), "spec.volumes[0].configMap spec.volumes[1].secret "+
+		"spec.volumes[3].projected.sources[0].configMap spec.volumes[3].projected.sources[1].secret"; got != want {
+		t.Errorf("a cluster refuses %s; want %s", got, want)
+	}
+}
+
+func TestFaultsOfFiles(t *testing.T) {
+	type spec = v1alpha1.ContainerSpec
+	configMap := func(s *spec) *corev1.ConfigMapVolumeSource { return s.Volumes[0].ConfigMap }
+	item := func(s *spec) *corev1.DownwardAPIVolumeFile { return &s.Volumes[2].DownwardAPI.Items[0] }
+	const first, third = "spec.volumes[0].configMap", "spec.volumes[2].downwardAPI.items[0]"
+	for name, tc := range map[string]struct {
+		change  func(*spec)
+		path    string
+		message string
+	}{
+		"no name": {func(s *spec) { configMap(s).Name = "" }, first + ".name", "name an object"},
+		"bad name": {
+			func(s *spec) { s.Volumes[1].Secret.SecretName = "A" },
+			"spec.volumes[1].secret.secretName", "lower case",
+		},
+		"no key":  {func(s *spec) { configMap(s).Items[0].Key = "" }, first + ".items[0].key", "name a key"},
+		"bad key": {func(s *spec) { configMap(s).Items[0].Key = "a/b" }, first + ".items[0].key", "key"},
+		"no path": {func(s *spec) { configMap(s).Items[0].Path = "" }, first + ".items[0].path", "needs a path"},
+		"absolute": {
+			func(s *spec) { configMap(s).Items[0].Path = "/etc/passwd" },
+			first + ".items[0].path", "relative",
+		},
+		"way up": {
+			func(s *spec) { configMap(s).Items[0].Path = "a/../../b" },
+			first + ".items[0].path", `".."`,
+		},
+		"own link": {
+			func(s *spec) { configMap(s).Items[0].Path = "..data" },
+			first + ".items[0].path", `must not start with ".."`,
+		},
+		"long": {
+			func(s *spec) { configMap(s).Items[0].Path = strings.Repeat("x", 256) },
+			first + ".items[0].path", "255",
+		},
+		"not clean": {
+			func(s *spec) { configMap(s).Items[0].Path = "a//b" },
+			first + ".items[0].path", `write "a/b"`,
+		},
+		"twice": {func(s *spec) {
+			configMap(s).Items = append(configMap(s).Items, configMap(s).Items[0])
+		}, first + ".items[1].path", "Duplicate"},
+		"below a file": {
+			func(s *spec) { item(s).Path = "uid/x" },
+			"spec.volumes[2].downwardAPI.items[3].path", "a file and a directory",
+		},
+		"mode": {
+			func(s *spec) { configMap(s).Items[0].Mode = new(int32(0o1000)) },
+			first + ".items[0].mode", "0777",
+		},
+		"default mode": {
+			func(s *spec) { configMap(s).DefaultMode = new(int32(-1)) },
+			first + ".defaultMode", "0777",
+		},
+		"user": {
+			func(s *spec) { configMap(s).Items[0].User = new(int64(1)) },
+			first + ".items[0].user", "belong to root",
+		},
+		"default user": {
+			func(s *spec) { s.Volumes[1].Secret.DefaultUser = new(int64(1)) },
+			"spec.volumes[1].secret.defaultUser", "belong to root",
+		},
+		"no field": {func(s *spec) { item(s).FieldRef = nil }, third, "fieldRef and resourceFieldRef"},
+		"two fields": {func(s *spec) {
+			item(s).ResourceFieldRef = &corev1.ResourceFieldSelector{Resource: "limits.cpu"}
+		}, third + ".resourceFieldRef", "beside fieldRef"},
+		"a field of variables": {
+			func(s *spec) { item(s).FieldRef.FieldPath = "status.hostIP" },
+			third + ".fieldRef.fieldPath", "metadata.uid",
+		},
+		"no source": {
+			func(s *spec) { s.Volumes[3].Projected.Sources[0].ConfigMap = nil },
+			"spec.volumes[3].projected.sources[0]", "exactly one",
+		},
+		"two sources": {func(s *spec) {
+			s.Volumes[3].Projected.Sources[0].Secret = s.Volumes[3].Projected.Sources[1].Secret
+		}, "spec.volumes[3].projected.sources[0]", "exactly one"},
+		"a token": {func(s *spec) {
+			s.Volumes[3].Projected.Sources[0] = v1alpha1.VolumeProjection{
+				ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"},
+			}
+		}, "spec.volumes[3].projected.sources[0].serviceAccountToken", "write a token into a Secret"},
+		"the same path in two sources": {func(s *spec) {
+			s.Volumes[3].Projected.Sources[2].DownwardAPI.Items[0].Path = "d/k"
+		}, "spec.volumes[3].projected.sources[2].downwardAPI.items[0].path", "Duplicate"},
+	} {
+		c := fileContainer(t)
+		tc.change(&c.Spec)
+		_, faults := Bundle(c, LocalObjects())
+		if len(faults) != 1 || faults[0].Field != tc.path ||
+			!strings.Contains(faults[0].Error(), tc.message) {
+			t.Errorf("%s: found %v; want a fault of %s with %q", name, faults.ToAggregate(), tc.path,
+				tc.message)
+		}
+	}
+}

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/files"
+)
+
+// The layout of a volume is the kubelet's (pkg/volume/util/atomic_writer.go), which programs watch:
+//
+//	..2026_01_02_15_04_05.000000006/a/b   the files
+//	..data -> ..2026_01_02_15_04_05.000000006
+//	a -> ..data/a
+//
+// All files change at once: a rename replaces the link ..data. A container may write into its
+// volumes if it has the capability to mount them anew, so nothing here is trusted to be what was
+// written, and os.Root keeps each path inside of the volume.
+const (
+	dataLink = "..data"
+	nextLink = "..data_next"
+)
+
+// filesDir is the tmpfs of all volumes of files. Only root can enter it; a container has the
+// directory of each volume as a mount of its own.
+func (d Dir) filesDir() string { return d.File(files.Directory("")) }
+
+// WriteFiles writes volumes of files, by their names, and removes others. It writes nothing in a
+// volume that has its files already.
+func (d Dir) WriteFiles(volumes map[string]files.Tree) error {
+	if len(volumes) == 0 {
+		return d.RemoveFiles()
+	}
+	if err := os.MkdirAll(d.filesDir(), 0o700); err != nil {
+		return fmt.Errorf("write files of volumes: %w", err)
+	}
+	if err := mountMemory(d.filesDir(), 0, "mode=0700"); err != nil {
+		return fmt.Errorf("write files of volumes: %w", err)
+	}
+	root, err := os.OpenRoot(d.filesDir())
+	if err != nil {
+		return fmt.Errorf("write files of volumes: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	there, err := list(root, ".")
+	if err != nil {
+		return fmt.Errorf("write files of volumes: %w", err)
+	}
+	for _, name := range there {
+		if _, wanted := volumes[name]; !wanted {
+			if err := root.RemoveAll(name); err != nil {
+				return fmt.Errorf("remove files of volume %s: %w", name, err)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(volumes)) {
+		if !inside(name) {
+			return fmt.Errorf("write files of volume %q: found a name with /; allowed: one without", name)
+		}
+		if err := writeVolume(root, name, volumes[name]); err != nil {
+			return fmt.Errorf("write files of volume %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// FilesDiffer reports whether the volumes have other files than these.
+func (d Dir) FilesDiffer(volumes map[string]files.Tree) (bool, error) {
+	for name, tree := range volumes {
+		root, err := os.OpenRoot(d.File(files.Directory(name)))
+		if errors.Is(err, fs.ErrNotExist) {
+			return true, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("look at files of volume %s: %w", name, err)
+		}
+		same := settled(root, tree)
+		_ = root.Close()
+		if !same {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// RemoveFiles removes all volumes of files. It is no error if there is none.
+func (d Dir) RemoveFiles() error {
+	if err := unmount(d.filesDir()); err != nil {
+		return err
+	}
+	if err := unix.Rmdir(d.filesDir()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove files of volumes: %w", err)
+	}
+	return nil
+}
+
+// writeVolume brings a volume to the files of tree. Each step may be repeated.
+func writeVolume(volumes *os.Root, name string, tree files.Tree) error {
+	if err := volumes.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := volumes.Chmod(name, 0o755); err != nil { // whatever the umask is
+		return err
+	}
+	root, err := volumes.OpenRoot(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	if settled(root, tree) {
+		return nil
+	}
+	current, err := root.Readlink(dataLink)
+	if err != nil || !hasFiles(root, current, tree) {
+		if current, err = newVersion(root, tree); err != nil {
+			return err
+		}
+		if err := root.RemoveAll(nextLink); err != nil {
+			return err
+		}
+		if err := root.Symlink(current, nextLink); err != nil {
+			return err
+		}
+		if err := rename(root, nextLink, dataLink); err != nil {
+			return err
+		}
+	}
+	links := linksOf(tree)
+	for _, link := range slices.Sorted(maps.Keys(links)) {
+		if target, err := root.Readlink(link); err == nil && target == links[link] {
+			continue
+		}
+		if err := root.RemoveAll(nextLink); err != nil {
+			return err
+		}
+		if err := root.Symlink(links[link], nextLink); err != nil {
+			return err
+		}
+		if err := rename(root, nextLink, link); err != nil {
+			return err
+		}
+	}
+	return removeOthers(root, current, links)
+}
+
+// rename replaces a name that may be a directory by a link.
+func rename(root *os.Root, from, to string) error {
+	err := root.Rename(from, to)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EEXIST) {
+		if err := root.RemoveAll(to); err != nil {
+			return err
+		}
+		err = root.Rename(from, to)
+	}
+	return err
+}
+
+// newVersion writes the files of tree into a new directory and returns its name.
+func newVersion(root *os.Root, tree files.Tree) (string, error) {
+	name := ""
+	for {
+		name = time.Now().UTC().Format("..2006_01_02_15_04_05.000000000")
+		err := root.Mkdir(name, 0o700)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+	}
+	directories := []string{name}
+	for _, p := range slices.Sorted(maps.Keys(tree)) {
+		at := path.Join(name, p)
+		files.Above(p, func(dir string) bool {
+			if at := path.Join(name, dir); !slices.Contains(directories, at) {
+				directories = append(directories, at)
+			}
+			return false
+		})
+		if err := root.MkdirAll(path.Dir(at), 0o700); err != nil {
+			return "", err
+		}
+		if err := root.WriteFile(at, []byte(tree[p].Data), 0o600); err != nil {
+			return "", err
+		}
+		if err := root.Chmod(at, fs.FileMode(tree[p].Mode)); err != nil {
+			return "", err
+		}
+	}
+	for _, dir := range slices.Backward(directories) {
+		if err := root.Chmod(dir, 0o755); err != nil {
+			return "", err
+		}
+	}
+	return name, nil
+}
+
+// linksOf returns the links of the volume's directory with their targets.
+func linksOf(tree files.Tree) map[string]string {
+	out := map[string]string{}
+	for p := range tree {
+		first, _, _ := strings.Cut(p, "/")
+		out[first] = dataLink + "/" + first
+	}
+	return out
+}
+
+// removeOthers removes everything but the current version and the links.
+func removeOthers(root *os.Root, current string, links map[string]string) error {
+	there, err := list(root, ".")
+	if err != nil {
+		return err
+	}
+	for _, name := range there {
+		if _, link := links[name]; link || name == current || name == dataLink {
+			continue
+		}
+		if err := root.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settled reports whether a volume has the files of tree, and nothing else.
+func settled(root *os.Root, tree files.Tree) bool {
+	current, err := root.Readlink(dataLink)
+	if err != nil || !inside(current) || !hasFiles(root, current, tree) {
+		return false
+	}
+	there, err := list(root, ".")
+	links := linksOf(tree)
+	if err != nil || len(there) != len(links)+2 {
+		return false
+	}
+	for link, target := range links {
+		if found, err := root.Readlink(link); err != nil || found != target {
+			return false
+		}
+	}
+	return true
+}
+
+// hasFiles reports whether a version has the files of tree and no others.
+func hasFiles(root *os.Root, version string, tree files.Tree) bool {
+	if !inside(version) || !strings.HasPrefix(version, "..") {
+		return false
+	}
+	count := 0
+	err := fs.WalkDir(root.FS(), version, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		rel := strings.TrimPrefix(p, version+"/")
+		want, wanted := tree[rel]
+		if !wanted || !e.Type().IsRegular() || !hasFile(root, p, want) {
+			return errDiffers
+		}
+		count++
+		return nil
+	})
+	return err == nil && count == len(tree)
+}
+
+var errDiffers = errors.New("the file differs")
+
+func hasFile(root *os.Root, p string, want files.File) bool {
+	f, err := root.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Mode() != fs.FileMode(want.Mode) ||
+		info.Size() != int64(len(want.Data)) {
+		return false
+	}
+	data, err := io.ReadAll(io.LimitReader(f, info.Size()+1))
+	return err == nil && string(data) == want.Data
+}
+
+// list returns the names of the entries of a directory.
+func list(root *os.Root, dir string) ([]string, error) {
+	f, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/files"
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Refresher is a Stage whose objects follow their sources while the container runs.
+type Refresher interface {
+	// Stale reports whether the objects differ from what Refresh would make of them. An error is a
+	// reason for which they stay as they are.
+	Stale(c *Container) (bool, error)
+	// Refresh brings the objects to what their sources say. It may be called again.
+	Refresh(ctx context.Context, c *Container) error
+}
+
+// Stale reports whether Refresh has something to do for a running container.
+func (l List) Stale(c *Container) (bool, error) {
+	for _, s := range l {
+		if r, ok := s.(Refresher); ok {
+			if stale, err := r.Stale(c); err != nil || stale {
+				return stale, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// Refresh refreshes what a running container has of sources that have changed.
+func (l List) Refresh(ctx context.Context, c *Container) error {
+	for _, s := range l {
+		if r, ok := s.(Refresher); ok {
+			if err := r.Refresh(ctx, c); err != nil {
+				return fault(s, err)
+			}
+		}
+	}
+	return nil
+}
+
+// filesStage writes the volumes of ConfigMaps, Secrets and fields. A container that refers to an
+// object which is not there waits for it. The files are kept from run to run, and written anew
+// while the container runs if their sources change.
+type filesStage struct{ environmentStage }
+
+func (filesStage) Name() string { return "files" }
+func (filesStage) Scope() Scope { return PerContainer }
+
+func (s filesStage) Ensure(_ context.Context, c *Container) error {
+	volumes, err := s.compute(c)
+	if missing := (*environment.Missing)(nil); errors.As(err, &missing) {
+		return &Pending{
+			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonConfigMissing,
+			Message: "spec." + missing.Error(),
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return ownFiles(c.Dir.WriteFiles(volumes))
+}
+
+// Stale returns the error of an object that is missing, with which a running container keeps its
+// files.
+func (s filesStage) Stale(c *Container) (bool, error) {
+	if !hasFiles(c.Bundle) || !s.read() {
+		return false, nil
+	}
+	volumes, err := s.compute(c)
+	if err != nil {
+		return false, fmt.Errorf("the files of its volumes stay as they are: spec.%w", err)
+	}
+	return c.Dir.FilesDiffer(volumes)
+}
+
+func (s filesStage) Refresh(_ context.Context, c *Container) error {
+	volumes, err := s.compute(c)
+	if err != nil || len(volumes) == 0 {
+		return nil //nolint:nilerr // Stale reports it
+	}
+	if err := c.Dir.WriteFiles(volumes); err != nil {
+		return ownFiles(err)
+	}
+	differ, err := c.Dir.FilesDiffer(volumes)
+	if err == nil && differ {
+		err = errors.New("the files of its volumes were written, and have been changed since")
+	}
+	return err
+}
+
+func (filesStage) Release(_ context.Context, c *Container) error { return c.Dir.RemoveFiles() }
+
+// compute returns the files of each volume that has some.
+func (s filesStage) compute(c *Container) (map[string]files.Tree, error) {
+	if !hasFiles(c.Bundle) {
+		return nil, nil
+	}
+	if references := files.References(c.Bundle.Spec.Volumes); len(references) > 0 {
+		if err := s.readable("volumes"); err != nil {
+			return nil, err
+		}
+	}
+	out := map[string]files.Tree{}
+	for i := range c.Bundle.Spec.Volumes {
+		v := &c.Bundle.Spec.Volumes[i]
+		if !files.Has(v) {
+			continue
+		}
+		tree, err := files.Compute(fmt.Sprintf("volumes[%d]", i), v, nodeValues{s.environmentStage, c})
+		if err != nil {
+			return nil, err
+		}
+		out[v.Name] = tree
+	}
+	return out, nil
+}
+
+// hasFiles reports whether a bundle has a volume of files.
+func hasFiles(b *v1alpha1.OCIBundle) bool {
+	return slices.ContainsFunc(b.Spec.Volumes, func(v v1alpha1.Volume) bool { return files.Has(&v) })
+}
+
+// Files is part of files.Values.
+func (v nodeValues) Files(object environment.Object) (map[string]string, bool) {
+	return v.objects.Files(v.c.Bundle.Owner().Namespace, object)
+}
+
+// Item is part of files.Values.
+func (v nodeValues) Item(path string, item *corev1.DownwardAPIVolumeFile) (string, error) {
+	for _, known := range v.c.Bundle.Spec.Downward {
+		if known.Path == path {
+			return known.Value, nil
+		}
+	}
+	if item.ResourceFieldRef != nil {
+		return v.Resource(item.ResourceFieldRef)
+	}
+	if item.FieldRef == nil {
+		return "", errors.New("fieldRef: found nothing; allowed: one of fieldRef and resourceFieldRef")
+	}
+	return v.Field(item.FieldRef.FieldPath)
+}
