@@ -100,7 +100,6 @@ var composeMissing = map[string]string{
 	"configs":      "remove it",
 	"depends_on":   "remove it",
 	"deploy":       "write limits into spec.resources",
-	"devices":      "remove it",
 	"env_file":     "write the variables into env",
 	"healthcheck":  "remove it",
 	"init":         "remove it",

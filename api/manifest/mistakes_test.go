@@ -307,6 +307,12 @@ spec: {}
 			},
 		},
 		{
+			"compose's devices", spec("devices: [/dev/fuse]"),
+			[]string{
+				`7:13: spec.devices[0]: found "/dev/fuse"; allowed: a map with the fields containerPath, path, permissions`,
+			},
+		},
+		{
 			"compose's size of /dev/shm", spec(`shm_size: 64m`),
 			[]string{`7:3: spec.shm_size: found compose's name; write spec.shmSize`},
 		},

@@ -57,6 +57,25 @@ type Logging struct {
 	MaxFiles *int32 `json:"maxFiles,omitempty"`
 }
 
+// Device is a device of the node that appears in a container.
+type Device struct {
+	// path of the device on the node, below /dev; a link there is followed.
+	// +kubebuilder:validation:MinLength=6
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/dev/')",message="path of a device must be below /dev: write /dev/NAME"
+	Path string `json:"path"`
+	// containerPath of the device in the container, below /dev; absent, path.
+	// +optional
+	// +kubebuilder:validation:MinLength=6
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/dev/')",message="containerPath of a device must be below /dev: write /dev/NAME"
+	ContainerPath string `json:"containerPath,omitempty"`
+	// permissions are letters of r (read), w (write) and m (mknod); absent, rwm.
+	// +optional
+	// +kubebuilder:validation:Enum=r;w;m;rw;rm;wm;rwm
+	Permissions string `json:"permissions,omitempty"`
+}
+
 // Ulimit is a soft and a hard limit of a resource, in the units of getrlimit(2): bytes, seconds,
 // processes or open files.
 //

@@ -224,6 +224,12 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).compareTo(quantity('0')) > 0",message="shmSize is a quantity greater than 0: write 256Mi or 1Gi"
 	ShmSize *resource.Quantity `json:"shmSize,omitempty"`
 
+	// devices of the node that the container may use.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Devices []Device `json:"devices,omitempty"`
+
 	// volumes that volumeMounts may name.
 	// +optional
 	// +listType=map

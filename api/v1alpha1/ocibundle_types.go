@@ -97,6 +97,12 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:MaxItems=1024
 	Downward []DownwardValue `json:"downward,omitempty"`
 
+	// devices of the node that the agent has to add to config, with containerPath and permissions.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Devices []Device `json:"devices,omitempty"`
+
 	// network that the agent is to connect the container to, where config has a network namespace.
 	// Absent, the node's network for containers.
 	// +optional

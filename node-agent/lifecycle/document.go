@@ -28,6 +28,9 @@ func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
 	if options.Accounts, err = bundle.ReadAccounts(c.Rootfs); err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
+	if options.Devices, err = bundle.Devices(c.Bundle.Spec.Devices); err != nil {
+		return err
+	}
 	var image *imagev1.ImageConfig
 	if c.Image != nil {
 		image = &c.Image.Config

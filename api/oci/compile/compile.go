@@ -98,6 +98,7 @@ func parts() []part {
 		mounts,
 		hiddenPaths,
 		devices,
+		nodeDevices,
 		cpu,
 		memory,
 		pids,

@@ -64,6 +64,32 @@ func TestFaults(t *testing.T) {
 			"a ulimit twice", image + `ulimits: [{name: core, soft: 1, hard: 1}, {name: core, soft: 1, hard: 1}]`,
 			"spec.ulimits[1].name", "Duplicate",
 		},
+		{"a device elsewhere", image + `devices: [{path: /etc/x}]`, "spec.devices[0].path", "below /dev"},
+		{"a device by a way up", image + `devices: [{path: /dev/../x}]`, "spec.devices[0].path", `".."`},
+		{
+			"a device beside /dev", image + `devices: [{path: /dev/x, containerPath: /x}]`,
+			"spec.devices[0].containerPath", "below /dev",
+		},
+		{
+			"a device of every container", image + `devices: [{path: /dev/x, containerPath: /dev/null}]`,
+			"spec.devices[0].containerPath", "made by the runtime",
+		},
+		{
+			"a device in another filesystem", image + `devices: [{path: /dev/shm/x}]`, "spec.devices[0].path",
+			"made by the runtime",
+		},
+		{
+			"two devices at a path", image + `devices: [{path: /dev/x}, {path: /dev/y, containerPath: /dev/x}]`,
+			"spec.devices[1].containerPath", "Duplicate",
+		},
+		{
+			"a device below a volume", mount("mountPath: /dev/x") + "\ndevices: [{path: /dev/x/y}]",
+			"spec.devices[0].path", "mountPath of volumeMounts",
+		},
+		{
+			"permissions of a device", image + `devices: [{path: /dev/x, permissions: wr}]`,
+			"spec.devices[0].permissions", "rwm",
+		},
 		{"shmSize of nothing", image + `shmSize: 0`, "spec.shmSize", "greater than 0"},
 		{"shmSize below a byte", image + `shmSize: 1m`, "spec.shmSize", "whole number"},
 		{"shmSize of the node's /dev/shm", image + "shmSize: 1Mi\nhostIPC: true", "spec.shmSize", "remove shmSize or hostIPC"},

@@ -38,6 +38,7 @@ func base() *v1alpha1.Container {
 		{Name: "h", MountPath: "/h", ReadOnly: true},
 	}
 	c.Spec.SecurityContext.Sysctls = []corev1.Sysctl{{Name: "net.ipv4.tcp_rmem", Value: "1 2 3"}}
+	c.Spec.Devices = []v1alpha1.Device{{Path: "/dev/x"}}
 	c.Spec.Ulimits = []v1alpha1.Ulimit{{Name: "nofile", Soft: 8, Hard: 9}}
 	c.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
 	return c
@@ -376,6 +377,21 @@ func fieldCases() map[string]fieldCase {
 			func(s *spec) {
 				s.SecurityContext.Sysctls[0].Value = "1 2 4"
 			}),
+		"devices[].path": honoured(arrives{
+			"devices[/dev/x].*":             "",
+			"devices[/dev/y].path":          `"/dev/y"`,
+			"devices[/dev/y].containerPath": `"/dev/y"`,
+			"devices[/dev/y].permissions":   `"rwm"`,
+		}, func(s *spec) {
+			s.Devices[0].Path = "/dev/y"
+		}),
+		"devices[].containerPath": honoured(arrives{"devices[/dev/x].containerPath": `"/dev/z"`},
+			func(s *spec) {
+				s.Devices[0].ContainerPath = "/dev/z"
+			}),
+		"devices[].permissions": honoured(arrives{"devices[/dev/x].permissions": `"r"`}, func(s *spec) {
+			s.Devices[0].Permissions = "r"
+		}),
 		"ulimits[].name": honoured(arrives{
 			"config.process.rlimits[RLIMIT_NOFILE].*":   "",
 			"config.process.rlimits[RLIMIT_NPROC].type": `"RLIMIT_NPROC"`,

@@ -57,33 +57,3 @@ func hiddenPaths(d *draft) {
 		"/proc/sysrq-trigger",
 	}
 }
-
-// devices compiles the rules of the device cgroup: only mknod(2) and the devices that
-// config-linux.md, "Default Devices", has every runtime make. These stand in the document too, so
-// that no runtime has to add to it.
-func devices(d *draft) {
-	char := func(major, minor int64, access string) specs.LinuxDeviceCgroup {
-		rule := specs.LinuxDeviceCgroup{
-			Allow: true, Type: "c", Access: access, Major: &major,
-			Minor: &minor,
-		}
-		if minor < 0 {
-			rule.Minor = nil
-		}
-		return rule
-	}
-	d.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{
-		{Allow: false, Access: "rwm"},
-		{Allow: true, Type: "c", Access: "m"},
-		{Allow: true, Type: "b", Access: "m"},
-		char(1, 3, "rwm"),    // /dev/null
-		char(1, 5, "rwm"),    // /dev/zero
-		char(1, 7, "rwm"),    // /dev/full
-		char(1, 8, "rwm"),    // /dev/random
-		char(1, 9, "rwm"),    // /dev/urandom
-		char(5, 0, "rwm"),    // /dev/tty
-		char(5, 1, "rwm"),    // /dev/console
-		char(5, 2, "rwm"),    // /dev/ptmx
-		char(136, -1, "rwm"), // /dev/pts/*
-	}
-}

@@ -31,6 +31,11 @@ func revisions() map[string]int32 {
 		"logging.maxSize":               2,
 		"logging.maxFiles":              2,
 
+		"devices":                 3,
+		"devices[].path":          3,
+		"devices[].containerPath": 3,
+		"devices[].permissions":   3,
+
 		"network":      2,
 		"network.none": 2,
 

@@ -40,6 +40,8 @@ type Options struct {
 	Accounts accounts.Accounts
 	// Environment are the variables of a bundle that asks the node for values.
 	Environment environment.Variables
+	// Devices are the nodes of the bundle's devices, in their order.
+	Devices []specs.LinuxDevice
 	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit.
 	NoSwapLimit bool
 }
@@ -110,10 +112,25 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	if o.CgroupsPath != "" {
 		spec.Linux.CgroupsPath = o.CgroupsPath
 	}
+	addDevices(spec.Linux, bundle.Devices, o.Devices)
 	if r := spec.Linux.Resources; o.NoSwapLimit && r != nil && r.Memory != nil {
 		r.Memory.Swap = nil
 	}
 	return spec, nil
+}
+
+// addDevices adds devices of the node, and the rules of the device cgroup that allow their use.
+func addDevices(l *specs.Linux, devices []v1alpha1.Device, nodes []specs.LinuxDevice) {
+	for i, node := range nodes {
+		if l.Resources == nil {
+			l.Resources = &specs.LinuxResources{}
+		}
+		l.Devices = append(l.Devices, node)
+		l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{
+			Allow: true, Type: node.Type, Major: &node.Major, Minor: &node.Minor,
+			Access: devices[i].Permissions,
+		})
+	}
 }
 
 // arguments follows the table of a Pod's command and args: command replaces entrypoint and cmd,

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// devices compiles the rules of the device cgroup: only mknod(2) and the devices that
+// config-linux.md, "Default Devices", has every runtime make. These stand in the document too, so
+// that no runtime has to add to it.
+func devices(d *draft) {
+	char := func(major, minor int64, access string) specs.LinuxDeviceCgroup {
+		rule := specs.LinuxDeviceCgroup{
+			Allow: true, Type: "c", Access: access, Major: &major,
+			Minor: &minor,
+		}
+		if minor < 0 {
+			rule.Minor = nil
+		}
+		return rule
+	}
+	d.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{
+		{Allow: false, Access: "rwm"},
+		{Allow: true, Type: "c", Access: "m"},
+		{Allow: true, Type: "b", Access: "m"},
+		char(1, 3, "rwm"),    // /dev/null
+		char(1, 5, "rwm"),    // /dev/zero
+		char(1, 7, "rwm"),    // /dev/full
+		char(1, 8, "rwm"),    // /dev/random
+		char(1, 9, "rwm"),    // /dev/urandom
+		char(5, 0, "rwm"),    // /dev/tty
+		char(5, 1, "rwm"),    // /dev/console
+		char(5, 2, "rwm"),    // /dev/ptmx
+		char(136, -1, "rwm"), // /dev/pts/*
+	}
+}
+
+// nodeDevices checks spec.devices and passes them to the agent, which alone can find their numbers.
+func nodeDevices(d *draft) {
+	seen := map[string]bool{}
+	for i, dev := range d.in.Devices {
+		at := d.path.Child("devices").Index(i)
+		ok := devicePath(d, at.Child("path"), dev.Path)
+		where, inside := at.Child("path"), dev.Path
+		if dev.ContainerPath != "" {
+			where, inside = at.Child("containerPath"), dev.ContainerPath
+			ok = devicePath(d, where, inside) && ok
+		}
+		permissions := dev.Permissions
+		if permissions == "" {
+			permissions = "rwm"
+		}
+		if !ok || !oneOf(d, at.Child("permissions"), permissions,
+			"r", "w", "m", "rw", "rm", "wm", "rwm") {
+			continue
+		}
+		inside = path.Clean(inside)
+		switch {
+		case slices.ContainsFunc(append(madeByRuntime(), "/dev/shm", "/dev/mqueue"), func(p string) bool {
+			return inside == p || strings.HasPrefix(inside, p+"/")
+		}):
+			d.invalid(where, inside, "is made by the runtime: give another containerPath")
+		case seen[inside]:
+			d.faults = append(d.faults, field.Duplicate(where, inside))
+		case slices.ContainsFunc(d.in.VolumeMounts, func(m corev1.VolumeMount) bool {
+			p := path.Clean(m.MountPath)
+			return inside == p || strings.HasPrefix(inside, p+"/")
+		}):
+			d.invalid(where, inside, "is at or below a mountPath of volumeMounts: give another containerPath")
+		}
+		seen[inside] = true
+		d.out.Devices = append(d.out.Devices, v1alpha1.Device{
+			Path: path.Clean(dev.Path), ContainerPath: inside, Permissions: permissions,
+		})
+	}
+}
+
+// devicePath reports whether a path can be that of a device.
+func devicePath(d *draft, at *field.Path, p string) bool {
+	switch {
+	case !strings.HasPrefix(p, "/dev/") || path.Clean(p) == "/dev":
+		d.invalid(at, p, "must be below /dev: write /dev/NAME")
+	case slices.Contains(strings.Split(p, "/"), ".."):
+		d.invalid(at, p, `must not contain ".."`)
+	case strings.ContainsRune(p, 0):
+		d.invalid(at, p, "must not contain a NUL")
+	default:
+		return true
+	}
+	return false
+}
