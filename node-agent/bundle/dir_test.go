@@ -304,6 +304,19 @@ func TestReadAccountsStaysInside(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, err: "bytes"},
+		"a line of 1 GiB": {make: func(t *testing.T, etc string) { // CVE-2026-135844 (moby/sys/user)
+			write(t, etc+"/passwd", "")
+			if err := os.Truncate(etc+"/passwd", 1<<30); err != nil {
+				t.Fatal(err)
+			}
+		}, err: "bytes"},
+		"groups of 1 GiB": {make: func(t *testing.T, etc string) {
+			write(t, etc+"/passwd", "app:x:1000:1000::/:\n")
+			write(t, etc+"/group", "")
+			if err := os.Truncate(etc+"/group", 1<<30); err != nil {
+				t.Fatal(err)
+			}
+		}, err: "bytes"},
 		"magic link": {make: func(t *testing.T, etc string) {
 			symlink(t, "/proc/self/environ", etc+"/passwd")
 		}},

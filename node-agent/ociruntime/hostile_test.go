@@ -152,6 +152,18 @@ func TestWorkingDirectoryIsADescriptor(t *testing.T) {
 	spec := w.sh("pwd; ls")
 	spec.Process.Cwd = "/cwd"
 	w.fails(spec, "process.cwd: ")
+	// CVE-2026-55686 (podman): one below a link of the image is not created on the host.
+	dir, contents := w.outside()
+	before, owner := contents(), ownerOf(t, dir)
+	w.must(os.Symlink(dir, w.file("/link")))
+	spec.Process.Cwd = "/link/cwd"
+	spec.Process.User = specs.User{UID: 1000, GID: 1000}
+	w.fails(spec, "process.cwd: openat2: no such file or directory")
+	w.must(os.MkdirAll(w.file(dir), 0o755)) // what the link means inside
+	w.prints(spec, dir+"/cwd\n")
+	if contents() != before || ownerOf(t, dir) != owner {
+		t.Errorf("outside is:\n%s%s\nbefore:\n%s%s", contents(), ownerOf(t, dir), before, owner)
+	}
 }
 
 // TestMountedPasswd: the home directory is that of the passwd file that the container sees, which a

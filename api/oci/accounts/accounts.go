@@ -53,7 +53,7 @@ func Parse(passwd, groups []byte) Accounts {
 		}
 	}
 	for f := range lines(groups) {
-		if len(f) < 3 || f[0] == "" {
+		if len(f) < 3 || !isName(f[0]) {
 			continue
 		}
 		gid, err := parseID(f[2])
@@ -85,7 +85,7 @@ func Home(passwd []byte, uid uint32) string {
 func users(passwd []byte) iter.Seq[user] {
 	return func(yield func(user) bool) {
 		for f := range lines(passwd) {
-			if len(f) < 4 || f[0] == "" || !isNumber(f[2]) || !isNumber(f[3]) {
+			if len(f) < 4 || !isName(f[0]) || !isNumber(f[2]) || !isNumber(f[3]) {
 				continue
 			}
 			uid, err1 := strconv.ParseUint(f[2], 10, 32)
@@ -115,6 +115,11 @@ func lines(content []byte) iter.Seq[[]string] {
 		}
 	}
 }
+
+// isName reports whether a line's first field names an account. Lines that begin with a sign are
+// for the name service (nsswitch.conf(5), compat). As names they would give a number such as -1 the
+// id that the image likes (CVE-2026-46680).
+func isName(s string) bool { return s != "" && s[0] != '+' && s[0] != '-' }
 
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 

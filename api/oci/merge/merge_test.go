@@ -3,6 +3,8 @@
 package merge
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -16,7 +18,8 @@ import (
 )
 
 const (
-	passwd = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\napp:x:1000:1001:App:/home/app:/bin/sh\nbig:x:4294967296:0::/:\nneg:x:-1:0::/:\n"
+	passwd = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\napp:x:1000:1001:App:/home/app:/bin/sh\nbig:x:4294967296:0::/:\nneg:x:-1:0::/:\n" +
+		"4294967296:x:0:0::/:\n-1:x:0:0::/:\n+0:x:0:0::/:\n+nis:x:0:0::/:\n"
 	groups = "root:x:0:\nwheel:x:10:root,app\napp:x:1001:\nvideo:x:44:app,other\n"
 )
 
@@ -109,6 +112,34 @@ func TestDocument(t *testing.T) {
 			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "-1"},
 			err:   `"-1"`,
 		},
+		"user in another base": {
+			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "0x0"},
+			err:   `"0x0"`,
+		},
+		"user with a sign": {
+			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "+0"},
+			err:   `"+0"`,
+		},
+		"user with a newline": {
+			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "0\n"},
+			err:   `"0\n"`,
+		},
+		"digits of another script": {
+			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "٠"},
+			err:   "٠",
+		},
+		"line of the name service": {
+			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "+nis"},
+			err:   `"+nis"`,
+		},
+		"gid above 2^32": {
+			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "0:4294967296"},
+			err:   "4294967296",
+		},
+		"two groups": {
+			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "app:app:root"},
+			err:   `"app:root"`,
+		},
 		"empty group": {
 			image: &imagev1.ImageConfig{Cmd: []string{"x"}, User: "1:"},
 			err:   "group",
@@ -162,6 +193,82 @@ func TestDocument(t *testing.T) {
 				t.Errorf("cgroupsPath: found %q", spec.Linux.CgroupsPath)
 			}
 		})
+	}
+}
+
+// TestOnlySomeFieldsOfAnImageCount: CVE-2026-94603 and CVE-2026-121885 (podman), CVE-2026-53488
+// (containerd): the document is the same whatever the other fields of the image's config have,
+// labels named like control keys of Berth and of others among them.
+func TestOnlySomeFieldsOfAnImageCount(t *testing.T) {
+	image := imagev1.ImageConfig{
+		Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}, WorkingDir: "/srv", User: "app",
+		Env: []string{"A=image"}, StopSignal: "SIGINT",
+	}
+	merged := func(image *imagev1.ImageConfig) []byte {
+		b := &v1alpha1.OCIBundleSpec{Config: runtime.RawExtension{Raw: []byte(
+			`{"ociVersion":"1.3.0","annotations":{"mine":"1"},"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}}`)}}
+		spec, err := Document(b, image, Options{
+			CgroupsPath: "/berth/id",
+			Accounts:    accounts.Parse([]byte(passwd), []byte(groups)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	want := merged(&image)
+	counts := map[string]bool{
+		"Entrypoint": true, "Cmd": true, "WorkingDir": true, "User": true, "Env": true, "StopSignal": true,
+	}
+	hostile := reflect.ValueOf(&image).Elem()
+	for i := range hostile.NumField() {
+		name := hostile.Type().Field(i).Name
+		if counts[name] {
+			continue
+		}
+		switch f := hostile.Field(i); f.Interface().(type) {
+		case map[string]struct{}:
+			f.Set(reflect.ValueOf(map[string]struct{}{"/etc": {}, "/proc/1/root": {}, "0.0.0.0:22/tcp": {}}))
+		case map[string]string:
+			f.Set(reflect.ValueOf(map[string]string{
+				"berth.run/recompile": "1", "berth.run/restart": "1", "mine": "2", "run.oci.hooks.stdout": "/x",
+				"run.oci.keep_original_groups": "1", "org.systemd.property.DeviceAllow": "*",
+				"io.podman.annotations.privileged": "TRUE", "io.containers.autoupdate": "registry",
+				"io.kubernetes.cri-o.Devices": "/dev/sda", "cdi.k8s.io/x": "vendor.com/device=all",
+			}))
+		case bool:
+			f.SetBool(true)
+		default:
+			t.Fatalf("a new field of the image's config: %s", name)
+		}
+	}
+	if got := merged(&image); !bytes.Equal(got, want) {
+		t.Errorf("with other fields of the image's config:\n%s\nwithout:\n%s", got, want)
+	}
+}
+
+// TestEnvironmentOfAnImage: CVE-2026-57231 (podman): a name without a value, or a pattern of names,
+// is no variable, and takes none from the agent's environment.
+func TestEnvironmentOfAnImage(t *testing.T) {
+	t.Setenv("BERTH_SECRET", "hunter2")
+	image := imagev1.ImageConfig{Cmd: []string{"x"}, Env: []string{
+		"BERTH_SECRET", "BERTH_*", "*", "", "=", "=BERTH_SECRET", "==x", "A=$BERTH_SECRET", "B=${BERTH_SECRET}",
+		"C=$(BERTH_SECRET)", "HOME",
+	}}
+	b := &v1alpha1.OCIBundleSpec{Config: runtime.RawExtension{Raw: []byte(`{}`)}}
+	spec, err := Document(b, &image, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"PATH=" + DefaultPath, "HOME=/", "A=$BERTH_SECRET", "B=${BERTH_SECRET}", "C=$(BERTH_SECRET)",
+	}
+	if !reflect.DeepEqual(spec.Process.Env, want) {
+		t.Errorf("found %q; want %q", spec.Process.Env, want)
 	}
 }
 
