@@ -70,7 +70,9 @@ type Folder struct {
 	files   map[string]*file // by name
 	// objects are the ConfigMaps and Secrets that have been accepted; nil before the first look.
 	objects map[objectKey]*object
-	dirErr  string // why the folder could not be read
+	// stored are the ConfigMaps that the state directory has.
+	stored map[objectKey]acceptedConfigMap
+	dirErr string // why the folder could not be read
 	// watchErr is the reason why changes of the manifests are not seen at once; nil if they are.
 	watchErr error
 	written  string           // what manifests.json holds
@@ -175,6 +177,9 @@ func New(o Options) (*Folder, error) {
 		}
 	}
 	f.reserve = durable.NewReserve(statusDir(o.StateDir))
+	if err := f.restoreConfigMaps(); err != nil {
+		return nil, err
+	}
 	return f, f.restore()
 }
 

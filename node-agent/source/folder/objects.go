@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// object is a ConfigMap or Secret of a file. Nothing of it is ever written down.
+// object is a ConfigMap or Secret of a file. Nothing of a Secret is ever written down.
 type object struct {
 	*manifest.Object
 	file string         // that it was accepted from
@@ -109,13 +109,14 @@ func (f *Folder) claimObjects(names []string) {
 			holders[o.key()] = append(holders[o.key()], name)
 		}
 	}
+	held := f.held()
 	for key, files := range holders {
 		if len(files) == 1 {
 			continue
 		}
 		owner := ""
-		if held := f.objects[key]; held != nil && slices.Contains(files, held.file) {
-			owner = held.file
+		if o := held[key]; o != nil && slices.Contains(files, o.file) {
+			owner = o.file
 		}
 		for _, name := range files {
 			if name == owner {
@@ -133,7 +134,7 @@ func (f *Folder) claimObjects(names []string) {
 // from it.
 func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 	next := map[objectKey]*object{}
-	for key, o := range f.objects {
+	for key, o := range f.held() {
 		fl := f.files[o.file]
 		if fl != nil && (len(fl.refusal()) > 0 || !contains(names, o.file)) {
 			next[key] = o
@@ -167,4 +168,5 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 		}
 	}
 	f.objects = next
+	f.storeConfigMaps()
 }

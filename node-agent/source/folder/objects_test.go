@@ -68,11 +68,34 @@ func TestObjectsOfFiles(t *testing.T) {
 			},
 			{files: map[string]string{"a.yaml": user}, changed: "user"},
 		},
-		"a broken file keeps its objects until the agent ends": {
+		"a broken file keeps its objects, and those that are no Secrets over a restart": {
+			{
+				files: map[string]string{
+					"a.yaml": user, "c.yaml": configMap("c", "one") + "---\n" + secretObject("s", "one"),
+				},
+				data: "c=one s=one", changed: "user",
+			},
+			{files: map[string]string{"c.yaml": "{"}, data: "c=one s=one", refused: "c.yaml:1: "},
+			{restart: true, data: "c=one", changed: "user", refused: "c.yaml:1: "},
+			{restart: true, data: "c=one", changed: "user", refused: "c.yaml:1: "},
+			{files: map[string]string{"c.yaml": configMap("c", "two")}, data: "c=two", changed: "user"},
+			{restart: true, data: "c=two", changed: "user"},
+			{files: map[string]string{"c.yaml": ""}, changed: "user"},
+			{restart: true, changed: "user"},
+		},
+		"changed, moved and removed while no agent runs": {
 			{files: map[string]string{"c.yaml": configMap("c", "one")}, data: "c=one"},
-			{files: map[string]string{"c.yaml": "{"}, data: "c=one", refused: "c.yaml:1: "},
-			{restart: true, refused: "c.yaml:1: "},
-			{files: map[string]string{"c.yaml": configMap("c", "two")}, data: "c=two"},
+			{files: map[string]string{"c.yaml": configMap("c", "two")}, restart: true, data: "c=two"},
+			{
+				files:   map[string]string{"b.yaml": configMap("c", "three"), "c.yaml": ""},
+				restart: true, data: "c=three",
+			},
+			{
+				files:   map[string]string{"a.yaml": configMap("c", "four")},
+				restart: true, data: "c=three", refused: "which b.yaml has already",
+			},
+			{files: map[string]string{"a.yaml": "", "b.yaml": ""}, restart: true},
+			{files: map[string]string{"b.yaml": "{"}, restart: true, refused: "b.yaml:1: "},
 		},
 		"a Secret that others can read": {
 			{files: map[string]string{"s.yaml": secretObject("s", "one")}, data: "s=one"},
@@ -163,5 +186,89 @@ func TestObjectsOfFiles(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestReadsConfigMapsOfAllVersions reads the files of each version, and takes none that it cannot
+// read for a ConfigMap.
+func TestReadsConfigMapsOfAllVersions(t *testing.T) {
+	const version1 = `{"version":1,"file":"c.yaml","namespace":"default","name":"c","data":{"k":"one"}}`
+	for text, want := range map[string]bool{
+		version1: true,
+		`{"version":2,"file":"c.yaml","namespace":"default","name":"c","data":{"k":"one"}}`: false,
+		`{"version":2,"namespace":{}}`: false,
+		version1[:40]:                  false,
+		`{"version":1}`:                false,
+		"":                             false,
+	} {
+		dir, state := t.TempDir(), t.TempDir()
+		if err := os.Mkdir(configMapsDir(state), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for path, text := range map[string]string{
+			filepath.Join(configMapsDir(state), "default_c.json"): text,
+			filepath.Join(dir, "c.yaml"):                          "{",
+		} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f := newFolder(t, dir, state)
+		f.scan()
+		c := environment.Object{Kind: environment.KindConfigMap, Name: "c"}
+		if data, ok := f.Data("default", c); ok != want || want && data["k"] != "one" {
+			t.Errorf("%s: found %v, %v; want it: %v", text, data, ok, want)
+		}
+	}
+}
+
+// TestConfigMapIsWrittenLate has no room for a ConfigMap at first: it is written at a later look.
+func TestConfigMapIsWrittenLate(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	f := newFolder(t, dir, state)
+	manifest := filepath.Join(dir, "c.yaml")
+	obstacle := filepath.Join(configMapsDir(state), ".default_c.json.new", "x")
+	if err := os.MkdirAll(obstacle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(manifest, []byte(configMap("c", "one")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.scan()
+	path := filepath.Join(configMapsDir(state), "default_c.json")
+	if _, err := os.Stat(path); err == nil {
+		t.Fatal("it is written in spite of the obstacle")
+	}
+	if err := os.RemoveAll(filepath.Dir(obstacle)); err != nil {
+		t.Fatal(err)
+	}
+	f.scan()
+	if _, err := readConfigMap(path); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(manifest); err != nil {
+		t.Fatal(err)
+	}
+	f.scan()
+	if left, err := os.ReadDir(configMapsDir(state)); err != nil || len(left) > 0 {
+		t.Errorf("found %v, %v left", left, err)
+	}
+}
+
+// TestBinaryDataIsKept has bytes that are no UTF-8, and a manifest that is broken while no agent
+// runs.
+func TestBinaryDataIsKept(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	manifest := filepath.Join(dir, "c.yaml")
+	for _, text := range []string{configMap("c", "one") + "binaryData: {b: /wA=}\n", "{"} {
+		if err := os.WriteFile(manifest, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f := newFolder(t, dir, state)
+		f.scan()
+		c := environment.Object{Kind: environment.KindConfigMap, Name: "c"}
+		if got, _ := f.Files("default", c); got["b"] != "\xff\x00" || got["k"] != "one" {
+			t.Errorf("%q: found %q", text, got)
+		}
 	}
 }
