@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
@@ -382,11 +384,16 @@ func TestRedirect(t *testing.T) {
 // TestLinkLocalNames: the node connects to a link-local address only if a reference has it itself.
 func TestLinkLocalNames(t *testing.T) {
 	leaktest.Check(t)
-	dial := nodeDialer()
-	// With a deadline that has passed, none of them sends a packet.
+	servesNames(t, [4]byte{169, 254, 169, 254})
+	_, err := nodeDialer()(context.Background(), "tcp", "metadata.example:80")
+	if err == nil || !strings.Contains(err.Error(), "found the link-local address 169.254.169.254") {
+		t.Errorf("a name: %v", err)
+	}
+	// With a deadline that has passed, no packet is sent.
 	past, cancel := context.WithTimeout(context.Background(), 0)
 	defer cancel()
-	if _, err := dial(past, "tcp", "169.254.1.1:80"); err == nil || strings.Contains(err.Error(), "link-local") {
+	_, err = nodeDialer()(past, "tcp", "169.254.1.1:80")
+	if err == nil || strings.Contains(err.Error(), "link-local") {
 		t.Errorf("an address: %v", err)
 	}
 	for address, refused := range map[string]bool{
@@ -397,6 +404,50 @@ func TestLinkLocalNames(t *testing.T) {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
+}
+
+// servesNames gives every name one address, for the time of the test.
+func servesNames(t *testing.T, address [4]byte) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			m.Response, m.Additionals = true, nil
+			if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
+					Body:   &dnsmessage.AResource{A: address},
+				}}
+			}
+			if answer, err := m.Pack(); err == nil {
+				_, _ = conn.WriteTo(answer, from)
+			}
+		}
+	}()
+	was := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", conn.LocalAddr().String())
+	}}
+	t.Cleanup(func() {
+		net.DefaultResolver = was
+		_ = conn.Close()
+		<-done
+	})
 }
 
 // TestNoProgramUnpacks: CVE-2026-41567 (moby): layers are decompressed by no program, neither of the
