@@ -437,9 +437,10 @@ volumeMounts:
 		{
 			"valueFrom", spec(`env:
 - name: A
-  valueFrom: {fieldRef: {fieldPath: status.podIP}}`),
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+network: {none: true}`),
 			[]string{
-				`9:39: spec.env[0].valueFrom.fieldRef.fieldPath: found "status.podIP"; is not supported: the node chooses the addresses of a container, which are in its /etc/hosts`,
+				`9:39: spec.env[0].valueFrom.fieldRef.fieldPath: found "status.podIP"; is an address, which a container without a network does not have: remove it or network.none`,
 			},
 		},
 		{

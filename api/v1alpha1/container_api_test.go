@@ -163,6 +163,11 @@ func TestContainerRules(t *testing.T) {
 		},
 		{"hostname with the host's network", image + "hostNetwork: true", image +
 			"hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},
+		{
+			"address of no network", image + "network: {none: true}\nenv: [{name: A, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}]",
+			image + "network: {none: true}\nenv: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}]",
+			"a container without a network has no address",
+		},
 		{"subdomain", image + "subdomain: web-1", image + "subdomain: a.b", "subdomain may have lower case"},
 		{"subdomain with the host's network", image + "hostNetwork: true", image +
 			"hostNetwork: true\nsubdomain: web", "remove subdomain or hostNetwork"},

@@ -42,6 +42,7 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.securityContext) || !has(self.securityContext.sysctls) || !(has(self.hostIPC) && self.hostIPC) || self.securityContext.sysctls.all(s, s.name.startsWith('net'))",message="sysctls of kernel and fs are the node's in the node's IPC namespace: remove them or hostIPC"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.network) && has(self.network.none) && self.network.none) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0)",message="a container without a network cannot have a port of the node: remove hostPort or network.none"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.hostNetwork) && self.hostNetwork) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0 || p.hostPort == p.containerPort)",message="a container in the node's network listens on the node's own ports: remove hostPort, or make it the same as containerPort"
+// +kubebuilder:validation:XValidation:rule="!(has(self.network) && has(self.network.none) && self.network.none) || !has(self.env) || self.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.fieldRef) || !(e.valueFrom.fieldRef.fieldPath in ['status.podIP', 'status.podIPs']))",message="a container without a network has no address: remove network.none, or the variable with status.podIP"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.subdomain))",message="subdomain is part of a hostname, which a container on the host's network does not have: remove subdomain or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.setHostnameAsFQDN) && self.setHostnameAsFQDN)",message="setHostnameAsFQDN needs a UTS namespace, which a container on the host's network does not have: remove setHostnameAsFQDN or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!has(self.dnsPolicy) || self.dnsPolicy != 'None' || (has(self.dnsConfig) && has(self.dnsConfig.nameservers) && size(self.dnsConfig.nameservers) > 0)",message="dnsPolicy None takes no servers from the node: add dnsConfig.nameservers, or set another dnsPolicy"
@@ -95,7 +96,8 @@ type ContainerSpec struct {
 
 	// env are environment variables, over the image's own. valueFrom takes a value from a field of
 	// the Container (metadata.name, namespace, uid, labels['KEY'] and annotations['KEY']), of its
-	// node (spec.nodeName, status.hostIP, status.hostIPs) or of its resources. Labels and
+	// node (spec.nodeName, status.hostIP, status.hostIPs), of its resources, or from its addresses
+	// (status.podIP, status.podIPs; with hostNetwork those of the node). Labels and
 	// annotations are those of when the spec was last edited. An agent without a cluster also takes
 	// values from ConfigMaps and Secrets.
 	// +optional

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -27,6 +29,66 @@ func sample(t *testing.T, name string) string {
 		t.Fatalf("%s has no %s", name, archive)
 	}
 	return strings.ReplaceAll(string(text), archive, programs+"/busybox.tar")
+}
+
+// TestEnvironmentOfAddresses: a process has the addresses of its container, also if they change, and
+// does not start without one.
+func TestEnvironmentOfAddresses(t *testing.T) {
+	const variables = "  env:\n  - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}\n" +
+		"  - {name: ALL, value: '$(IPS)'}\n" +
+		"  - {name: IPS, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}\n" +
+		"  - {name: URL, value: 'http://$(IP)/'}\n"
+	spec := "  archive: {path: " + programs + "/busybox.tar}\n" + variables +
+		"  command: [/bin/sh, -c, 'echo \"$IP|$IPS|$URL|$0|$ALL\"; trap exit TERM; while true; do sleep 0.1; done', $(IPS)]\n"
+	h := newHost(t)
+	h.start()
+	h.write("lo.yaml", spec)
+	h.until("a container without an address does not start", func() bool {
+		c := h.get("lo")
+		return c != nil && c.Status.State.Waiting != nil && strings.Contains(c.Status.State.Waiting.Message,
+			"process.env[0].valueFrom: status.podIP: found no address of the container")
+	})
+	h.write("other.yaml", "  archive: {path: "+programs+"/busybox.tar}\n  command: [/bin/true]\n  restartPolicy: Never\n")
+	h.until("the other has ended", func() bool {
+		c := h.get("other")
+		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
+	})
+	h.remove("lo.yaml")
+	h.until("lo is gone", func() bool { return h.get("lo") == nil })
+	h.signal(unix.SIGTERM)
+
+	h.ownNetwork()
+	h.start()
+	h.write("a.yaml", spec)
+	shows := func(ips []netip.Addr) {
+		t.Helper()
+		all := ips[0].String() + "," + ips[1].String()
+		want := ips[0].String() + "|" + all + "|http://" + ips[0].String() + "/|" + all + "|$(IPS)\n"
+		h.until("a has printed its addresses", func() bool { return h.logs("a") != "" })
+		if got := h.logs("a"); got != want {
+			t.Errorf("found %q; want %q", got, want)
+		}
+	}
+	ips, pid := h.ips("a", 0)
+	shows(ips)
+
+	// Its device and its address go, and its process and the agent end: it is connected anew.
+	h.write("b.yaml", pinging())
+	h.ips("b", 0)
+	h.signal(unix.SIGKILL)
+	h.onNode("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "ip", "link", "del", "eth0")
+	if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	ips, _ = h.ips("a", pid)
+	shows(ips)
+	h.removeAll("a.yaml", "b.yaml", "other.yaml")
+	h.checkNetworkIsClean()
+	if left := h.leftovers(); left != (counts{}) {
+		t.Errorf("found %+v left", left)
+	}
+	h.signal(unix.SIGTERM)
 }
 
 // TestEnvironmentOfFields: a process has the variables that a Pod's would have, also after its own

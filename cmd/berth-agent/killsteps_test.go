@@ -37,6 +37,8 @@ type stepScenario struct {
 type stepRun struct {
 	*host
 	name string
+	// variables are further items of env.
+	variables string
 	// removed says that the scenario has removed the manifest.
 	removed bool
 }
@@ -48,10 +50,10 @@ func (r *stepRun) manifest(policy, script string, more ...string) {
   restartPolicy: %s
   terminationGracePeriodSeconds: 60
   command: [/bin/sh, -c, %q]
-  env: [{name: NOTES, value: /notes/%s}]
+  env: [{name: NOTES, value: /notes/%s}%s]
   volumes: [{name: notes, hostPath: {path: %s}}, {name: disk, emptyDir: {}}]
   volumeMounts: [{name: notes, mountPath: /notes}, {name: disk, mountPath: /disk}]
-`, programs, policy, script, r.name, r.path("notes"))+strings.Join(more, ""))
+`, programs, policy, script, r.name, r.variables, r.path("notes"))+strings.Join(more, ""))
 	r.rescan()
 }
 
@@ -232,8 +234,9 @@ var connected = stepScenario{
 		})
 	},
 	act: func(r *stepRun) {
+		r.variables = ", {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}"
 		r.manifest("Never",
-			"echo start >>$NOTES; hostname -i; grep -c 192.0.2.7 /etc/hosts /etc/resolv.conf; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7",
+			"echo start >>$NOTES; hostname -i; echo $IP; grep -c 192.0.2.7 /etc/hosts /etc/resolv.conf; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7",
 			"  ports: [{containerPort: 80, hostPort: 8080}]\n  dnsPolicy: ClusterFirst\n"+
 				"  hostAliases: [{ip: 192.0.2.7, hostnames: [db]}]\n  dnsConfig: {nameservers: [192.0.2.7]}\n")
 	},
@@ -252,8 +255,8 @@ var connected = stepScenario{
 		if r.ended(v1alpha1.ContainerFailed) && r.takesSignals() {
 			ips := r.get(r.name).Status.IPs
 			if len(ips) != 2 || r.logs(r.name) !=
-				ips[0].IP+"\n/etc/hosts:1\n/etc/resolv.conf:1\n" {
-				r.t.Errorf("the program found %q; want the first address of two of the status, %v, and 192.0.2.7 twice",
+				ips[0].IP+"\n"+ips[0].IP+"\n/etc/hosts:1\n/etc/resolv.conf:1\n" {
+				r.t.Errorf("the program found %q; want the first address of two of the status, %v, and 192.0.2.7, each twice",
 					r.logs(r.name), ips)
 			}
 			r.removed = true

@@ -9,6 +9,7 @@ import (
 	"path"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/node-agent/bundle"
@@ -21,24 +22,30 @@ func (documentStage) Name() string { return "document" }
 func (documentStage) Scope() Scope { return PerRun }
 
 func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
+	c.Spec, err = s.merged(c)
+	return err
+}
+
+// merged returns the document with the variables that the container has now.
+func (s documentStage) merged(c *Container) (spec *specs.Spec, err error) {
 	options := merge.Options{
 		CgroupsPath: path.Join(s.cgroupParent, c.ID), NoSwapLimit: !bundle.SwapLimit(os.DirFS("/")),
 		Environment: c.Environment,
 	}
 	if options.Accounts, err = bundle.ReadAccounts(c.Rootfs); err != nil {
-		return fmt.Errorf("config: %w", err)
+		return nil, fmt.Errorf("config: %w", err)
 	}
 	if options.Devices, err = bundle.Devices(c.Bundle.Spec.Devices); err != nil {
-		return err
+		return nil, err
 	}
 	var image *imagev1.ImageConfig
 	if c.Image != nil {
 		image = &c.Image.Config
 	}
-	if c.Spec, err = merge.Document(&c.Bundle.Spec, image, options); err != nil {
-		return fmt.Errorf("config: %w", err)
+	if spec, err = merge.Document(&c.Bundle.Spec, image, options); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
 	}
-	return nil
+	return spec, nil
 }
 
 func (documentStage) Release(context.Context, *Container) error { return nil }

@@ -114,22 +114,43 @@ func (v nodeValues) Field(path string) (string, error) {
 		return string(v.c.Bundle.Owner().UID), nil
 	case "spec.nodeName":
 		return v.c.Bundle.Spec.NodeName, nil
+	case "status.podIP", "status.podIPs":
+		if !v.c.Connected {
+			return "", nil // addressesStage computes it
+		}
+		if !ownNetwork(v.c.Spec) {
+			return v.nodeAddresses(path)
+		}
+		if len(v.c.Addresses) == 0 {
+			return "", fmt.Errorf("%s: found no address of the container, since the node has no network"+
+				" for containers; allowed: remove the variable, or see --cni-bin-dir", path)
+		}
+		return joined(path, v.c.Addresses), nil
 	case "status.hostIP", "status.hostIPs":
-		addresses, err := v.node.Addresses()
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
-		}
-		if path == "status.hostIP" {
-			addresses = addresses[:1]
-		}
-		var words []string
-		for _, a := range addresses {
-			words = append(words, a.String())
-		}
-		return strings.Join(words, ","), nil
+		return v.nodeAddresses(path)
 	}
 	return "", fmt.Errorf("fieldRef.fieldPath: found %q; allowed: metadata.uid, spec.nodeName,"+
-		" status.hostIP and status.hostIPs", path)
+		" status.hostIP, status.hostIPs, status.podIP and status.podIPs", path)
+}
+
+func (v nodeValues) nodeAddresses(path string) (string, error) {
+	addresses, err := v.node.Addresses()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return joined(path, addresses), nil
+}
+
+// joined returns the first address or, for a path in the plural, all of them. There is one.
+func joined(path string, addresses []netip.Addr) string {
+	if !strings.HasSuffix(path, "s") {
+		addresses = addresses[:1]
+	}
+	var words []string
+	for _, a := range addresses {
+		words = append(words, a.String())
+	}
+	return strings.Join(words, ",")
 }
 
 func (v nodeValues) Resource(r *corev1.ResourceFieldSelector) (string, error) {

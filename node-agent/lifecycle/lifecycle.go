@@ -91,8 +91,10 @@ type Container struct {
 	Image *Image
 	// Rootfs is the path of the root filesystem.
 	Rootfs string
-	// Addresses holds the addresses of the container in its network.
+	// Addresses holds the addresses of the container in its network. They are known once it is
+	// connected.
 	Addresses []netip.Addr
+	Connected bool
 	// Spec is the document that config.json is written from; nil once it is written.
 	Spec *specs.Spec
 	// Status is the supervisor's status after the start; nil if it does not answer.
@@ -165,16 +167,18 @@ type Config struct {
 
 // Stages returns the stages in the order of Ensure.
 func Stages(c Config) List {
+	variables, document := environmentStage{c.Node, c.Objects}, documentStage{c.CgroupParent}
 	return List{
 		handlerStage{c.Handlers},
-		environmentStage{c.Node, c.Objects},
-		filesStage{environmentStage{c.Node, c.Objects}},
+		variables,
+		filesStage{variables},
 		imageStage{c.Pulls, c.Wake},
 		commitStage{},
 		rootfsStage{},
 		volumesStage{},
-		documentStage{c.CgroupParent},
+		document,
 		networkStage{c.Networks},
+		addressesStage{variables, document},
 		namesStage{c.ClusterDNS},
 		configStage{},
 		logsStage{c.Logs},

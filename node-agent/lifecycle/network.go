@@ -24,6 +24,7 @@ func (networkStage) Name() string { return "network" }
 func (networkStage) Scope() Scope { return PerContainer }
 
 func (s networkStage) Ensure(ctx context.Context, c *Container) error {
+	c.Connected = true // or the error is returned
 	if s.networks == nil {
 		return nil
 	}

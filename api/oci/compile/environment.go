@@ -124,14 +124,17 @@ func fieldValue(d *draft, at *field.Path, ref *corev1.ObjectFieldSelector) (valu
 		return d.meta.Namespace, true
 	case "metadata.uid", "spec.nodeName", "status.hostIP", "status.hostIPs":
 	case "status.podIP", "status.podIPs":
-		d.invalid(at, ref.FieldPath,
-			"is not supported: the node chooses the addresses of a container, which are in its /etc/hosts")
+		if d.in.Network != nil && d.in.Network.None {
+			d.invalid(at, ref.FieldPath,
+				"is an address, which a container without a network does not have: remove it or network.none")
+		}
 	case "metadata.labels", "metadata.annotations":
 		d.invalid(at, ref.FieldPath, "must name one of them: write "+ref.FieldPath+"['KEY']")
 	default:
 		oneOf(d, at, ref.FieldPath, "metadata.name", "metadata.namespace", "metadata.uid",
 			"metadata.labels['KEY']",
-			"metadata.annotations['KEY']", "spec.nodeName", "status.hostIP", "status.hostIPs")
+			"metadata.annotations['KEY']", "spec.nodeName", "status.hostIP", "status.hostIPs",
+			"status.podIP", "status.podIPs")
 	}
 	return "", false
 }

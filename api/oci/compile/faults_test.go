@@ -147,9 +147,9 @@ func TestFaults(t *testing.T) {
 			"spec.env[0].valueFrom.secretKeyRef", "write the value into env",
 		},
 		{
-			"variable from an address", image +
-				`env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}]`,
-			"spec.env[0].valueFrom.fieldRef.fieldPath", "which are in its /etc/hosts",
+			"variable from an address that there is not", image +
+				"env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}]\nnetwork: {none: true}",
+			"spec.env[0].valueFrom.fieldRef.fieldPath", "remove it or network.none",
 		},
 		{
 			"variable from all labels", image +
