@@ -43,9 +43,10 @@ func isAddress(e corev1.EnvVar) bool {
 	if e.ValueFrom == nil || e.ValueFrom.FieldRef == nil {
 		return false
 	}
-	path := e.ValueFrom.FieldRef.FieldPath
-	return path == "status.podIP" || path == "status.podIPs"
+	return isAddressPath(e.ValueFrom.FieldRef.FieldPath)
 }
+
+func isAddressPath(path string) bool { return path == "status.podIP" || path == "status.podIPs" }
 
 // ownNetwork reports whether a container has a network namespace of its own.
 func ownNetwork(spec *specs.Spec) bool {

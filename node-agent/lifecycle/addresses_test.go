@@ -82,6 +82,19 @@ func TestAddressVariables(t *testing.T) {
 	}
 }
 
+// TestNoAddressInAFile: a file of downwardAPI, which is written before the container is connected,
+// never has an address that is not known.
+func TestNoAddressInAFile(t *testing.T) {
+	leaktest.Check(t)
+	v := nodeValues{environmentStage{}, &Container{Bundle: &v1alpha1.OCIBundle{}}}
+	_, err := v.Item("ip", &corev1.DownwardAPIVolumeFile{
+		FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"},
+	})
+	if err == nil || !strings.Contains(err.Error(), `found "status.podIP"; allowed: in a variable`) {
+		t.Errorf("found %v; want an error", err)
+	}
+}
+
 // TestAddressesStageIsForAddresses: the variables of any other container are not computed twice.
 func TestAddressesStageIsForAddresses(t *testing.T) {
 	leaktest.Check(t)

@@ -148,5 +148,8 @@ func (v nodeValues) Item(path string, item *corev1.DownwardAPIVolumeFile) (strin
 	if item.FieldRef == nil {
 		return "", errors.New("fieldRef: found nothing; allowed: one of fieldRef and resourceFieldRef")
 	}
+	if at := item.FieldRef.FieldPath; isAddressPath(at) { // not known yet when files are written
+		return "", fmt.Errorf("fieldRef.fieldPath: found %q; allowed: in a variable alone", at)
+	}
 	return v.Field(item.FieldRef.FieldPath)
 }
