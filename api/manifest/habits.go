@@ -142,7 +142,8 @@ func serviceHabits() map[string]habit {
 			instead: []string{"spec.securityContext.runAsUser"},
 		},
 		"spec.privileged": {
-			fix: "it belongs in spec.securityContext, where Berth does not support it: add the capabilities that are needed to spec.securityContext.capabilities.add",
+			fix:     "write spec.securityContext.privileged",
+			instead: []string{"spec.securityContext.privileged"},
 		},
 		"spec.memory": {fix: "write spec.resources.limits.memory"},
 		"spec.cpu":    {fix: "write spec.resources.limits.cpu"},

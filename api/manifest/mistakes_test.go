@@ -444,15 +444,15 @@ network: {none: true}`),
 			},
 		},
 		{
-			"privileged", spec(`securityContext: {privileged: true}`),
+			"procMount", spec(`securityContext: {procMount: Unmasked}`),
 			[]string{
-				`7:33: spec.securityContext.privileged: is not supported: add the capabilities that are needed to capabilities.add`,
+				`7:32: spec.securityContext.procMount: found "Unmasked"; allowed: "Default"`,
 			},
 		},
 		{
 			"privileged in spec", spec(`privileged: true`),
 			[]string{
-				`7:3: spec.privileged: found an unknown field; it belongs in spec.securityContext, where Berth does not support it: add the capabilities that are needed to spec.securityContext.capabilities.add`,
+				`7:3: spec.privileged: found an unknown field; write spec.securityContext.privileged`,
 			},
 		},
 		{

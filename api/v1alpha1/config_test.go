@@ -240,6 +240,7 @@ func TestPodSecurity(t *testing.T) {
 			"Unconfined",
 		},
 		{"baseline", "image: busybox\nallowSocketcall: true", "allowSocketcall"},
+		{"baseline", "image: busybox\nsecurityContext: {privileged: true}", "privileged containers"},
 		{"baseline", "image: busybox\ndevices: [{path: /dev/fuse}]", "devices of the node"},
 		{"restricted", "image: busybox\nhostPID: true", "host namespaces"},
 		{"restricted", "image: busybox\nsecurityContext: {capabilities: {drop: [ALL]}}", "runAsNonRoot"},

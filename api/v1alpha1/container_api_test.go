@@ -251,8 +251,13 @@ func TestContainerRules(t *testing.T) {
 			"claims", image + `resources: {claims: []}`, image + `resources: {claims: [{name: x}]}`,
 			"claims are not supported: remove claims",
 		},
-		{"privileged", image + "securityContext: {privileged: false}", image +
-			"securityContext: {privileged: true}", "capabilities.add"},
+		{"privileged", image + "securityContext: {privileged: true}", image +
+			"securityContext: {privileged: true, capabilities: {}}", "remove capabilities or privileged"},
+		{
+			"privileged without privileges", image + "securityContext: {privileged: true}", image +
+				"securityContext: {privileged: true, allowPrivilegeEscalation: false}",
+			"remove allowPrivilegeEscalation or privileged",
+		},
 		{
 			"seLinuxOptions", image + "securityContext: {}", image + "securityContext: {seLinuxOptions: {}}",
 			"seLinuxOptions is not supported: remove it",

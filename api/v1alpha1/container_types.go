@@ -196,7 +196,8 @@ type ContainerSpec struct {
 
 	// securityContext holds the fields of a Pod's container, and some of the Pod's own.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="!has(self.privileged) || !self.privileged",message="privileged is not supported: add the capabilities that are needed to capabilities.add"
+	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.capabilities))",message="a privileged container has all capabilities: remove capabilities or privileged"
+	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.allowPrivilegeEscalation) && !self.allowPrivilegeEscalation)",message="a privileged container may gain privileges: remove allowPrivilegeEscalation or privileged"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seLinuxOptions)",message="seLinuxOptions is not supported: remove it"
 	// +kubebuilder:validation:XValidation:rule="!has(self.windowsOptions)",message="windowsOptions is for Windows: remove it"
 	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile)",message="appArmorProfile is not supported: remove it"

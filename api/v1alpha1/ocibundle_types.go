@@ -103,6 +103,10 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	Devices []Device `json:"devices,omitempty"`
 
+	// allDevices has the agent add every device of the node to config, with all permissions.
+	// +optional
+	AllDevices bool `json:"allDevices,omitempty"`
+
 	// network that the agent is to connect the container to, where config has a network namespace.
 	// Absent, the node's network for containers.
 	// +optional

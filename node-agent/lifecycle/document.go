@@ -35,7 +35,7 @@ func (s documentStage) merged(c *Container) (spec *specs.Spec, err error) {
 	if options.Accounts, err = bundle.ReadAccounts(c.Rootfs); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	if options.Devices, err = bundle.Devices(c.Bundle.Spec.Devices); err != nil {
+	if options.Devices, err = bundle.Devices(&c.Bundle.Spec); err != nil {
 		return nil, err
 	}
 	var image *imagev1.ImageConfig

@@ -28,6 +28,11 @@ func devices(d *draft) {
 		}
 		return rule
 	}
+	if d.privileged() {
+		d.out.AllDevices = true
+		d.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+		return
+	}
 	d.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{
 		{Allow: false, Access: "rwm"},
 		{Allow: true, Type: "c", Access: "m"},
@@ -46,6 +51,10 @@ func devices(d *draft) {
 
 // nodeDevices checks spec.devices and passes them to the agent, which alone can find their numbers.
 func nodeDevices(d *draft) {
+	if d.privileged() && len(d.in.Devices) > 0 {
+		d.refuse(d.path.Child("devices"),
+			"a privileged container has all devices of the node: remove devices or privileged")
+	}
 	seen := map[string]bool{}
 	for i, dev := range d.in.Devices {
 		at := d.path.Child("devices").Index(i)

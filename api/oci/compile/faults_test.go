@@ -90,6 +90,21 @@ func TestFaults(t *testing.T) {
 			"permissions of a device", image + `devices: [{path: /dev/x, permissions: wr}]`,
 			"spec.devices[0].permissions", "rwm",
 		},
+		{
+			"capabilities of a privileged container", image +
+				"securityContext: {privileged: true, capabilities: {drop: [ALL]}}",
+			"spec.securityContext.capabilities", "remove it or privileged",
+		},
+		{
+			"no privileges for a privileged container", image +
+				"securityContext: {privileged: true, allowPrivilegeEscalation: false}",
+			"spec.securityContext.allowPrivilegeEscalation", "remove it or privileged",
+		},
+		{
+			"devices of a privileged container", image +
+				"securityContext: {privileged: true}\ndevices: [{path: /dev/x}]",
+			"spec.devices", "remove devices or privileged",
+		},
 		{"shmSize of nothing", image + `shmSize: 0`, "spec.shmSize", "greater than 0"},
 		{"shmSize below a byte", image + `shmSize: 1m`, "spec.shmSize", "whole number"},
 		{"shmSize of the node's /dev/shm", image + "shmSize: 1Mi\nhostIPC: true", "spec.shmSize", "remove shmSize or hostIPC"},
@@ -584,14 +599,14 @@ image: "A B"
 workingDir: x
 env: [{name: "="}]
 resources: {limits: {cpu: "-1", gpu: "1"}}
-securityContext: {privileged: true, runAsUser: -1}
+securityContext: {procMount: Unmasked, runAsUser: -1}
 volumeMounts: [{name: v, mountPath: x, subPath: y}]
 restartPolicy: Maybe`))
 	var paths []string
 	for _, f := range faults {
 		paths = append(paths, f.Field)
 	}
-	want := "spec.image spec.env[0].name spec.workingDir spec.securityContext.runAsUser spec.securityContext.privileged " +
+	want := "spec.image spec.env[0].name spec.workingDir spec.securityContext.runAsUser spec.securityContext.procMount " +
 		"spec.volumeMounts[0].name spec.volumeMounts[0].mountPath spec.volumeMounts[0].subPath " +
 		"spec.resources.limits[cpu] spec.resources.limits[gpu] spec.restartPolicy"
 	if got := strings.Join(paths, " "); got != want {

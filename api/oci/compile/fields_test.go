@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/berth-run/berth/api/oci/capability"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -63,6 +64,19 @@ type fieldCase struct {
 // arrives has values by the paths of flatten.
 type arrives = map[string]string
 
+// everyDevice is the change of the rules of the device cgroup to one that allows everything.
+func everyDevice() arrives {
+	const rule = `config.linux.resources.devices[{"access":"rwm","allow":true}].`
+	out := arrives{rule + "access": `"rwm"`, rule + "allow": `true`}
+	for _, gone := range []string{
+		`{"access":"rwm","allow":false}`, "b", "c", "c 2", "c 3", "c 4", "c 5", "c 6", "c 7", "c 8", "c 9",
+		"c 10",
+	} {
+		out["config.linux.resources.devices["+gone+"].*"] = ""
+	}
+	return out
+}
+
 func fieldCases() map[string]fieldCase {
 	type spec = v1alpha1.ContainerSpec
 	quantity := resource.MustParse
@@ -81,6 +95,13 @@ func fieldCases() map[string]fieldCase {
 			"config.process.capabilities.bounding": list, "config.process.capabilities.permitted": list,
 			"config.process.capabilities.effective": list,
 		}
+	}
+	all := func(parts ...arrives) arrives {
+		out := arrives{}
+		for _, p := range parts {
+			maps.Copy(out, p)
+		}
+		return out
 	}
 	return map[string]fieldCase{
 		"image": honoured(arrives{"image.reference": `"other"`}, func(s *spec) {
@@ -439,8 +460,19 @@ func fieldCases() map[string]fieldCase {
 			s.Resources.Claims = []corev1.ResourceClaim{{Name: "x"}}
 		}),
 
-		"securityContext.privileged": refused("spec.securityContext.privileged", func(s *spec) {
-			s.SecurityContext.Privileged = new(true)
+		"securityContext.privileged": honoured(all(arrives{
+			"allDevices":                            `true`,
+			"devices[/dev/x].*":                     "",
+			"config.process.noNewPrivileges":        "",
+			"config.linux.maskedPaths":              "",
+			"config.linux.readonlyPaths":            "",
+			"config.linux.seccomp.*":                "",
+			"config.mounts[/sys].options":           `["nosuid","noexec","nodev","rw"]`,
+			"config.mounts[/sys/fs/cgroup].options": `["nosuid","noexec","nodev","relatime","rw"]`,
+		}, everyDevice(),
+			caps(strings.ReplaceAll(strings.Join(capability.Names(), " "), "CAP_", ""))), func(s *spec) {
+			s.SecurityContext.Privileged, s.SecurityContext.Capabilities = new(true), nil
+			s.SecurityContext.SeccompProfile, s.Devices = nil, nil
 		}),
 		"securityContext.seLinuxOptions": refused("spec.securityContext.seLinuxOptions", func(s *spec) {
 			s.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{}

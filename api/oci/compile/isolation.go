@@ -48,6 +48,9 @@ func maskedPaths() []string {
 
 // hiddenPaths compiles linux.maskedPaths and linux.readonlyPaths.
 func hiddenPaths(d *draft) {
+	if d.privileged() {
+		return
+	}
 	d.spec.Linux.MaskedPaths = maskedPaths()
 	d.spec.Linux.ReadonlyPaths = []string{
 		"/proc/bus",

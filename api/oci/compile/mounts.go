@@ -136,6 +136,15 @@ func defaultMounts() []specs.Mount {
 	}
 }
 
+// writableSys lets the program write to /sys and to its cgroups.
+func (d *draft) writableSys() {
+	for _, m := range d.spec.Mounts {
+		if i := slices.Index(m.Options, "ro"); i >= 0 {
+			m.Options[i] = "rw"
+		}
+	}
+}
+
 // sharedMemory is the directory of POSIX shared memory (shm_overview(7)).
 const sharedMemory = "/dev/shm"
 
@@ -170,6 +179,9 @@ func shmSize(d *draft) {
 // mounts compiles the default mounts and spec.volumeMounts, parents before children.
 func mounts(d *draft) {
 	d.spec.Mounts = defaultMounts()
+	if d.privileged() {
+		d.writableSys()
+	}
 	shmSize(d)
 	if d.in.HostIPC {
 		// Shared memory of the host's IPC namespace is in the host's /dev/shm.

@@ -32,6 +32,7 @@ func revisions() map[string]int32 {
 		"logging.maxFiles":              2,
 
 		"devices":                 3,
+		"allDevices":              3,
 		"devices[].path":          3,
 		"devices[].containerPath": 3,
 		"devices[].permissions":   3,

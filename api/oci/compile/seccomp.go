@@ -16,7 +16,7 @@ import (
 var oldestKernel = seccomp.KernelVersion{Kernel: 5, Major: 14}
 
 // seccompProfile compiles linux.seccomp: the default profile of moby unless the user says
-// Unconfined.
+// Unconfined, or the container is privileged and the user says nothing.
 func seccompProfile(d *draft) {
 	if sc := d.in.SecurityContext; sc != nil && sc.SeccompProfile != nil {
 		at := d.path.Child("securityContext", "seccompProfile")
@@ -29,6 +29,8 @@ func seccompProfile(d *draft) {
 		if !ok || p.Type == corev1.SeccompProfileTypeUnconfined {
 			return
 		}
+	} else if d.privileged() {
+		return
 	}
 	d.spec.Linux.Seccomp = defaultSeccomp(d.arch, d.spec.Process.Capabilities.Bounding)
 	if !d.in.AllowSocketcall {

@@ -69,13 +69,15 @@ func privileges(d *draft) {
 	if sc == nil {
 		return
 	}
-	if sc.AllowPrivilegeEscalation != nil {
-		d.spec.Process.NoNewPrivileges = !*sc.AllowPrivilegeEscalation
-	}
 	at := d.path.Child("securityContext")
-	if sc.Privileged != nil && *sc.Privileged {
-		d.refuse(at.Child("privileged"),
-			"is not supported: add the capabilities that are needed to capabilities.add")
+	if d.privileged() {
+		d.spec.Process.NoNewPrivileges = false
+		if sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation {
+			d.refuse(at.Child("allowPrivilegeEscalation"),
+				"a privileged container may gain privileges: remove it or privileged")
+		}
+	} else if sc.AllowPrivilegeEscalation != nil {
+		d.spec.Process.NoNewPrivileges = !*sc.AllowPrivilegeEscalation
 	}
 	if sc.SELinuxOptions != nil {
 		d.refuse(at.Child("seLinuxOptions"), "is not supported: remove it")
@@ -89,6 +91,14 @@ func privileges(d *draft) {
 	if sc.ProcMount != nil {
 		oneOf(d, at.Child("procMount"), *sc.ProcMount, corev1.DefaultProcMount)
 	}
+}
+
+// privileged reports whether the container has the power of the node's root over it. Its program
+// has all capabilities, and no seccomp profile unless the user names one; nothing of /proc and /sys
+// is hidden or read-only, and all devices of the node are there.
+func (d *draft) privileged() bool {
+	sc := d.in.SecurityContext
+	return sc != nil && sc.Privileged != nil && *sc.Privileged
 }
 
 // defaultCapabilities returns the capabilities of a container under Docker, and containerd before
@@ -120,8 +130,15 @@ const everyCapability = "ALL"
 // taken first, single names after it, and drop after add.
 func capabilities(d *draft) {
 	set := defaultCapabilities()
-	if sc := d.in.SecurityContext; sc != nil && sc.Capabilities != nil {
-		at := d.path.Child("securityContext", "capabilities")
+	at := d.path.Child("securityContext", "capabilities")
+	sc := d.in.SecurityContext
+	switch {
+	case d.privileged():
+		set = capability.Names()
+		if sc.Capabilities != nil {
+			d.refuse(at, "a privileged container has all capabilities: remove it or privileged")
+		}
+	case sc != nil && sc.Capabilities != nil:
 		add := capabilityNames(d, at.Child("add"), sc.Capabilities.Add)
 		drop := capabilityNames(d, at.Child("drop"), sc.Capabilities.Drop)
 		if slices.Contains(add, everyCapability) {

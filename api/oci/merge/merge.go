@@ -40,7 +40,7 @@ type Options struct {
 	Accounts accounts.Accounts
 	// Environment are the variables of a bundle that asks the node for values.
 	Environment environment.Variables
-	// Devices are the nodes of the bundle's devices, in their order.
+	// Devices are the nodes of the bundle's devices, in their order, or those of all devices.
 	Devices []specs.LinuxDevice
 	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit.
 	NoSwapLimit bool
@@ -119,16 +119,18 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	return spec, nil
 }
 
-// addDevices adds devices of the node, and the rules of the device cgroup that allow their use.
+// addDevices adds devices of the node, and the rules of the device cgroup that allow the use of
+// devices: the others are allowed by the document.
 func addDevices(l *specs.Linux, devices []v1alpha1.Device, nodes []specs.LinuxDevice) {
-	for i, node := range nodes {
+	l.Devices = append(l.Devices, nodes...)
+	for i, d := range devices {
 		if l.Resources == nil {
 			l.Resources = &specs.LinuxResources{}
 		}
-		l.Devices = append(l.Devices, node)
+		node := &nodes[i]
 		l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{
 			Allow: true, Type: node.Type, Major: &node.Major, Minor: &node.Minor,
-			Access: devices[i].Permissions,
+			Access: d.Permissions,
 		})
 	}
 }
