@@ -302,6 +302,10 @@ func TestContainerRules(t *testing.T) {
 			image + "volumes: [{name: v, nfs: {server: x, path: /}}]", `unknown field "spec.volumes[0].nfs"`,
 		},
 		{
+			"onConfigChange", image + "onConfigChange: Restart", image + "onConfigChange: Reload",
+			`supported values: "Ignore", "Restart"`,
+		},
+		{
 			"volumes of files", image + "volumes: [{name: v, secret: {secretName: x, optional: true}}]",
 			image + "volumes: [{name: v, secret: {secretName: x}, emptyDir: {}}]", "set exactly one of hostPath",
 		},

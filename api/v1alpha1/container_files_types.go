@@ -31,6 +31,16 @@ type RootFS struct {
 	Path string `json:"path"`
 }
 
+// ConfigChangePolicy says what a change of a ConfigMap or Secret does to a running container.
+type ConfigChangePolicy string
+
+const (
+	// ConfigChangeIgnore leaves the container as it is. It is the default.
+	ConfigChangeIgnore ConfigChangePolicy = "Ignore"
+	// ConfigChangeRestart restarts the container.
+	ConfigChangeRestart ConfigChangePolicy = "Restart"
+)
+
 // Volume is a named source of files of one kind.
 //
 // +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected"

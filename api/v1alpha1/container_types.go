@@ -286,6 +286,13 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	ProgressDeadlineSeconds *int32 `json:"progressDeadlineSeconds,omitempty"`
 
+	// onConfigChange says what happens to a running container when a ConfigMap or Secret changes that
+	// its variables or volumes refer to: Ignore leaves it as it is, with new files in its volumes;
+	// Restart restarts it within its grace period. A cluster refuses Restart.
+	// +optional
+	// +kubebuilder:validation:Enum=Ignore;Restart
+	OnConfigChange ConfigChangePolicy `json:"onConfigChange,omitempty"`
+
 	// nodeName places the Container on this NodeAgent, past the scheduler's choice.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253

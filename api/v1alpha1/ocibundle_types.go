@@ -133,6 +133,12 @@ type OCIBundleSpec struct {
 	// +optional
 	Logging *Logging `json:"logging,omitempty"`
 
+	// onConfigChange is Restart if the container is to be restarted when an object changes that
+	// process or volumes refer to.
+	// +optional
+	// +kubebuilder:validation:Enum=Ignore;Restart
+	OnConfigChange ConfigChangePolicy `json:"onConfigChange,omitempty"`
+
 	// requests count against the node's capacity in the scheduler.
 	// +optional
 	Requests corev1.ResourceList `json:"requests,omitempty"`

@@ -138,10 +138,89 @@ func TestConfiguration(t *testing.T) {
 func TestConfigurationSample(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	h.raw("configuration.yaml", sample(t, "standalone/configuration.yaml"))
+	text := sample(t, "standalone/configuration.yaml")
+	h.raw("configuration.yaml", text)
 	h.untilRunning("configuration")
 	h.until("the line of the sample", func() bool {
 		return h.logs("configuration") == "Hello, world; the password has 13 characters\n"
 	})
+	h.raw("configuration.yaml", strings.Replace(text, "GREETING: Hello", "GREETING: Good night", 1))
+	h.until("the line of the next run", func() bool {
+		return h.logs("configuration") == "Good night, world; the password has 13 characters\n"
+	})
 	h.removeAll("configuration.yaml")
+}
+
+// TestOnConfigChange: a change of an object restarts the containers that ask for it, once for each
+// change, whichever agent sees it. What runs goes on while an object is missing, and what has
+// finished stays so.
+func TestOnConfigChange(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	settings := func(mode string) {
+		h.raw("settings.yaml",
+			"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {MODE: "+mode+"}\n")
+	}
+	const from = "  env: [{name: MODE, valueFrom: {configMapKeyRef: {name: settings, key: MODE}}}]\n"
+	write := func(name, command, more string) {
+		h.write(name+".yaml", "  archive: {path: "+programs+"/busybox.tar}\n"+
+			"  command: [/bin/sh, -c, 'echo $MODE; "+command+"']\n"+from+more)
+	}
+	settings("one")
+	const restart = "  onConfigChange: Restart\n"
+	write("env", "exec sleep 3600", restart)
+	write("once", "exec sleep 3600", restart+"  restartPolicy: Never\n")
+	write("done", "exit 0", restart+"  restartPolicy: OnFailure\n")
+	write("ignore", "exec sleep 3600", "  onConfigChange: Ignore\n")
+	h.write("files.yaml", "  archive: {path: "+programs+"/busybox.tar}\n"+
+		"  command: [/bin/sh, -c, 'cat /c/MODE; echo; exec sleep 3600']\n"+
+		"  volumes: [{name: c, configMap: {name: settings}}]\n"+
+		"  volumeMounts: [{name: c, mountPath: /c}]\n"+restart)
+	restarted := []string{"env", "once", "files"}
+	runs := func(word string, count int32) {
+		t.Helper()
+		for _, name := range restarted {
+			h.until(fmt.Sprintf("%s runs with %s", name, word), func() bool {
+				return h.untilRunning(name).Status.RestartCount == count && h.logs(name) == word+"\n"
+			})
+		}
+	}
+	runs("one", 0)
+	ignores := h.untilRunning("ignore")
+	h.until("the job has finished", func() bool {
+		return h.get("done").Status.Phase == v1alpha1.ContainerSucceeded
+	})
+	settings("two")
+	runs("two", 1)
+	h.signal(unix.SIGKILL)
+	settings("three")
+	h.start()
+	runs("three", 2)
+
+	// Neither its absence nor its return changes anything.
+	h.remove("settings.yaml")
+	h.until("the status says so", func() bool {
+		running := meta.FindStatusCondition(h.get("files").Status.Conditions, v1alpha1.ConditionRunning)
+		return strings.Contains(running.Message, "found no ConfigMap settings")
+	})
+	settings("three")
+	h.until("the ConfigMap is back", func() bool {
+		running := meta.FindStatusCondition(h.get("files").Status.Conditions, v1alpha1.ConditionRunning)
+		return !strings.Contains(running.Message, "found no ConfigMap")
+	})
+	runs("three", 2)
+	if again := h.untilRunning("ignore"); again.Status.PID != ignores.Status.PID {
+		t.Errorf("ignore: found pid %d; want %d", again.Status.PID, ignores.Status.PID)
+	}
+	if c := h.get("done"); c.Status.RestartCount != 0 || c.Status.Phase != v1alpha1.ContainerSucceeded {
+		t.Errorf("done: found %+v", c.Status)
+	}
+
+	// An edit of the field alone restarts a container whose ConfigMap has changed since its start.
+	write("ignore", "exec sleep 3600", restart)
+	h.until("ignore runs with three", func() bool { return h.logs("ignore") == "three\n" })
+	h.removeAll("env.yaml", "once.yaml", "done.yaml", "ignore.yaml", "files.yaml", "settings.yaml")
+	if left := h.leftovers(); left != (counts{}) {
+		t.Errorf("found %+v left", left)
+	}
 }

@@ -33,7 +33,7 @@ const filesManifest = `
   volumes:
   - {name: c, configMap: {name: settings, items: [{key: mode, path: d/mode}, {key: raw, path: raw, mode: 0600}]}}
   - {name: s, secret: {secretName: login, defaultMode: 0400}}
-  - {name: o, configMap: {name: none, optional: true}}
+  - {name: o, secret: {secretName: none, optional: true}}
   - name: p
     projected:
       defaultMode: 0444
@@ -176,9 +176,24 @@ func (h filesHost) checkFilesFollow(c *v1alpha1.Container) {
 	h.write("app.yaml", "  archive: {path: "+programs+"/busybox.tar}"+
 		strings.Replace(filesManifest, "64Mi", "65Mi", 1))
 	h.untilFile(c, "/p/memory", "65")
-	h.raw("none.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: none}\ndata: {a: now}\n")
+	h.raw("none.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: none}\nstringData: {a: now}\n")
 	h.untilFile(c, "/o/a", "now")
+	// A file that the next agent refuses may still have it.
+	h.signal(unix.SIGKILL)
+	h.raw("none.yaml", "{")
+	h.start()
+	h.until("the file is refused", func() bool {
+		out, errs, _ := h.run("", "status")
+		return strings.Contains(out+errs, "none.yaml:1")
+	})
+	h.write("app.yaml", "  archive: {path: "+programs+"/busybox.tar}"+
+		strings.Replace(filesManifest, "64Mi", "66Mi", 1))
+	h.untilSeen("app", 3)
+	if got := inContainer(c, "/o/a"); got != "now" {
+		h.t.Errorf("found %q while the file of the object is refused", got)
+	}
 	h.remove("none.yaml")
+	h.untilFile(c, "/p/memory", "66")
 	h.until("the optional file is gone", func() bool {
 		_, err := os.Lstat(fmt.Sprintf("/proc/%d/root/o/a", c.Status.PID))
 		return os.IsNotExist(err)

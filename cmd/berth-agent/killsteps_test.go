@@ -360,6 +360,34 @@ var refreshFiles = stepScenario{
 	},
 }
 
+// restartForObject is about the agent alone: a change of a ConfigMap restarts a container once.
+var restartForObject = stepScenario{
+	name: "restart for a ConfigMap",
+	before: func(r *stepRun) {
+		r.configMap("one")
+		r.write(r.name+".yaml", fmt.Sprintf(`  archive: {path: %s/busybox.tar}
+  restartPolicy: OnFailure
+  onConfigChange: Restart
+  terminationGracePeriodSeconds: 60
+  command: [/bin/sh, -c, 'trap "exit 3" TERM; echo $a >>/notes/%s; [ $a != two ] || exit 0; while true; do sleep 0.02; done']
+  envFrom: [{configMapRef: {name: %s}}]
+  volumes: [{name: notes, hostPath: {path: %s}}]
+  volumeMounts: [{name: notes, mountPath: /notes}]
+`, programs, r.name, r.name, r.path("notes")))
+		r.rescan()
+		r.until("the program has started", func() bool { return r.notes() == "one" })
+	},
+	act:  func(r *stepRun) { r.configMap("two") },
+	over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerSucceeded) },
+	check: func(r *stepRun) {
+		r.noted("one two")
+		if c := r.get(r.name); c.Status.RestartCount != 1 {
+			r.t.Errorf("found %d restarts; want 1", c.Status.RestartCount)
+		}
+		r.removeAll(r.name+".yaml", r.name+"-config.yaml")
+	},
+}
+
 // configMap writes a ConfigMap of the container's name.
 func (r *stepRun) configMap(text string) {
 	r.raw(r.name+"-config.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "+r.name+
@@ -372,7 +400,7 @@ func (r *stepRun) configMap(text string) {
 // is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
 	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected, waitForSecret,
-		refreshFiles) {
+		refreshFiles, restartForObject) {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
 		})

@@ -44,6 +44,27 @@ func (d Dir) WriteSecretConfig(spec *specs.Spec) error {
 	return nil
 }
 
+// KeepObjectsDigest keeps the digest of the objects that a container was started with, until
+// config.json is written for another run, or a boot. It may say more of a Secret than a disk should
+// have.
+func (d Dir) KeepObjectsDigest(digest string) error {
+	if err := d.mountPrivate(); err != nil {
+		return fmt.Errorf("keep the digest of objects: %w", err)
+	}
+	return durable.Replace(d.objectsDigest(), []byte(digest), durable.Options{})
+}
+
+// ObjectsDigest returns the digest that was kept, or "".
+func (d Dir) ObjectsDigest() string {
+	data, err := os.ReadFile(d.objectsDigest())
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+func (d Dir) objectsDigest() string { return filepath.Join(d.private(), "objects") }
+
 // mountPrivate mounts the tmpfs unless it is there.
 func (d Dir) mountPrivate() error {
 	if err := os.MkdirAll(d.private(), 0o700); err != nil {

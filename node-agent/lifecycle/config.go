@@ -32,6 +32,11 @@ func (configStage) Ensure(_ context.Context, c *Container) error {
 	if err := write(c.Spec); err != nil {
 		return ownFiles(fmt.Errorf("config: %w", err))
 	}
+	if c.ObjectsDigest != "" {
+		if err := c.Dir.KeepObjectsDigest(c.ObjectsDigest); err != nil {
+			return ownFiles(fmt.Errorf("config: %w", err))
+		}
+	}
 	// Many containers may wait to be created, and config.json has it.
 	c.Spec, c.Environment = nil, nil
 	return nil

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/files"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -28,6 +29,9 @@ type Node struct {
 type Objects interface {
 	// Read reports whether the objects have been read: before, none is there.
 	Read() bool
+	// Complete reports whether an object that is not there is gone: no manifest is refused, which
+	// might have it.
+	Complete() bool
 	// Data returns the data of an object, or false if it is not there, or not yet.
 	Data(namespace string, object environment.Object) (data map[string]string, ok bool)
 	// Files returns the same with the binary data of a ConfigMap.
@@ -72,8 +76,24 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	return nil
 }
 
-// read reports whether all objects that there are have been read.
-func (s environmentStage) read() bool { return s.objects == nil || s.objects.Read() }
+// comparable reports whether a running container may be compared with the objects that it refers
+// to. After a start of the agent, a refused manifest may be the one that had an object.
+func (s environmentStage) comparable(c *Container) bool {
+	if s.objects == nil {
+		return true
+	}
+	return s.objects.Read() && (s.objects.Complete() ||
+		!slices.ContainsFunc(allReferences(c), func(o environment.Object) bool {
+			_, found := s.objects.Data(c.Bundle.Owner().Namespace, o)
+			return !found
+		}))
+}
+
+// allReferences returns the objects that variables and volumes of a container refer to.
+func allReferences(c *Container) []environment.Object {
+	spec := &c.Bundle.Spec
+	return slices.Concat(references(&spec.Process), files.References(spec.Volumes))
+}
 
 // readable returns an error if a field at a path refers to objects that cannot be read, or a
 // *Pending until they have been read: what is optional is not left out before.

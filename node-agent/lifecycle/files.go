@@ -73,7 +73,7 @@ func (s filesStage) Ensure(_ context.Context, c *Container) error {
 // Stale returns the error of an object that is missing, with which a running container keeps its
 // files.
 func (s filesStage) Stale(c *Container) (bool, error) {
-	if !hasFiles(c.Bundle) || !s.read() {
+	if !hasFiles(c.Bundle) || !s.comparable(c) {
 		return false, nil
 	}
 	volumes, err := s.compute(c)

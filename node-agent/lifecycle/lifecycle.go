@@ -87,6 +87,9 @@ type Container struct {
 	Environment environment.Variables
 	// Secret reports that Environment has values of Secrets.
 	Secret bool
+	// ObjectsDigest is a digest of the ConfigMaps and Secrets that the container refers to; "" if it
+	// refers to none.
+	ObjectsDigest string
 	// Image is nil for a container with a directory of the node for its root filesystem.
 	Image *Image
 	// Rootfs is the path of the root filesystem.
@@ -170,6 +173,7 @@ func Stages(c Config) List {
 	variables, document := environmentStage{c.Node, c.Objects}, documentStage{c.CgroupParent}
 	return List{
 		handlerStage{c.Handlers},
+		objectsStage{variables},
 		variables,
 		filesStage{variables},
 		imageStage{c.Pulls, c.Wake},

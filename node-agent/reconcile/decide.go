@@ -59,6 +59,9 @@ type Input struct {
 	RootfsLeft bool
 	// Stale reports whether the running container has files of sources that have changed.
 	Stale bool
+	// Outdated reports whether the running container is to be restarted since objects that it refers
+	// to have changed.
+	Outdated bool
 	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording
 	// it, such as a full disk; empty if nothing does. It is for the status; no decision depends on
 	// it. StorageFailed is whether it is that files cannot be written.
@@ -209,6 +212,7 @@ func Policies() Chain {
 		{"StopChanged", stopChanged},
 		{"UpdateChanged", updateChanged},
 		{"WaitToUpdate", waitToUpdate},
+		{"StopOutdated", stopOutdated},
 		{"RefreshStale", refreshStale},
 		{"LeaveRunning", leaveRunning},
 		{"DiscardEnded", discardEnded},
@@ -386,6 +390,13 @@ func waitToUpdate(in Input) (Decision, bool) {
 		Verb: Nothing, Why: in.Refused,
 		After: in.Record.Refusal.BackOff.left(defaultBackOff(), in.Instant),
 	}, true
+}
+
+func stopOutdated(in Input) (Decision, bool) {
+	if !in.Outdated || !in.alive() {
+		return Decision{}, false
+	}
+	return stopping(in, "a ConfigMap or Secret that it refers to has changed"), true
 }
 
 func refreshStale(in Input) (Decision, bool) {

@@ -119,6 +119,13 @@ func TestDecide(t *testing.T) {
 			}, verb: Refresh,
 			policy: "RefreshStale",
 		},
+		"runs, and is to be restarted for an object that has changed": {
+			in: Input{
+				Synced: true, Desired: always, Stale: true, Outdated: true,
+				Record: record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Stop,
+			policy: "StopOutdated",
+		},
 		"is stopped, with files of a source that has changed": {
 			in: Input{
 				Synced: true, Desired: deleted(), Stale: true,

@@ -49,18 +49,19 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		}
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
-	s.compareFiles(&in)
+	s.compareSources(&in)
 	return in, nil
 }
 
-// compareFiles compares the files of a running container with what they are made of. Files of a
-// spec that is not in force yet are not looked at.
-func (s *Syncer) compareFiles(in *Input) {
+// compareSources compares what a running container has of ConfigMaps, Secrets and fields with what
+// they hold now. What a spec refers to that is not in force yet is not looked at.
+func (s *Syncer) compareSources(in *Input) {
 	if in.Desired == nil || in.Record == nil || in.Record.Hash != in.Hash || !in.alive() {
 		return
 	}
 	c := s.container(in.Record)
 	c.Bundle = in.Desired
+	in.Outdated = s.stages.Outdated(c)
 	stale, err := s.stages.Stale(c)
 	if in.Stale = stale; err != nil {
 		in.Trouble = err.Error()

@@ -40,6 +40,7 @@ func table() map[string]entry {
 		"image.pullPolicy": none,
 
 		"restartPolicy":                 agent,
+		"onConfigChange":                agent,
 		"terminationGracePeriodSeconds": agent,
 		"restartBackOff.initialSeconds": agent,
 		"restartBackOff.maxSeconds":     agent,

@@ -42,6 +42,9 @@ func fileCases() map[string]fieldCase {
 		"volumes[].configMap": refused("spec.volumes[0].configMap", func(s *spec) {
 			s.Volumes[0] = v1alpha1.Volume{Name: "e", ConfigMap: &corev1.ConfigMapVolumeSource{}}
 		}),
+		"onConfigChange": refused("spec.onConfigChange", func(s *spec) {
+			s.OnConfigChange = v1alpha1.ConfigChangeRestart
+		}),
 		"volumes[].secret": refused("spec.volumes[0].secret", func(s *spec) {
 			s.Volumes[0] = v1alpha1.Volume{Name: "e", Secret: &corev1.SecretVolumeSource{}}
 		}),
@@ -145,6 +148,7 @@ metadata:
   annotations: {berth.run/recompile: "1", team: shop}
 spec:
   image: busybox
+  onConfigChange: Restart
   resources: {limits: {memory: 64Mi}}
   volumes:
   - name: c
@@ -202,6 +206,9 @@ func TestFilesOfObjects(t *testing.T) {
 	if !equality.Semantic.DeepEqual(b.Downward, want) {
 		t.Errorf("found %+v; want %+v", b.Downward, want)
 	}
+	if b.OnConfigChange != v1alpha1.ConfigChangeRestart {
+		t.Errorf("found onConfigChange %q", b.OnConfigChange)
+	}
 	if got := MinAgentRevision(b); got != 3 {
 		t.Errorf("found the revision %d; want 3", got)
 	}
@@ -222,7 +229,8 @@ func TestFilesOfObjects(t *testing.T) {
 		paths = append(paths, f.Field)
 	}
 	if got, want := strings.Join(paths, " "), "spec.volumes[0].configMap spec.volumes[1].secret "+
-		"spec.volumes[3].projected.sources[0].configMap spec.volumes[3].projected.sources[1].secret"; got != want {
+		"spec.volumes[3].projected.sources[0].configMap spec.volumes[3].projected.sources[1].secret "+
+		"spec.onConfigChange"; got != want {
 		t.Errorf("a cluster refuses %s; want %s", got, want)
 	}
 }
@@ -237,6 +245,9 @@ func TestFaultsOfFiles(t *testing.T) {
 		path    string
 		message string
 	}{
+		"another policy": {
+			func(s *spec) { s.OnConfigChange = "Reload" }, "spec.onConfigChange", `"Restart"`,
+		},
 		"no name": {func(s *spec) { configMap(s).Name = "" }, first + ".name", "name an object"},
 		"bad name": {
 			func(s *spec) { s.Volumes[1].Secret.SecretName = "A" },

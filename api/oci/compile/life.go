@@ -20,6 +20,7 @@ func life(d *draft) {
 	d.out.RestartPolicy = cmp.Or(d.in.RestartPolicy, corev1.RestartPolicyAlways)
 	oneOf(d, d.path.Child("restartPolicy"), d.out.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
+	configChange(d)
 	d.out.TerminationGracePeriodSeconds = defaultGracePeriod
 	if g := d.in.TerminationGracePeriodSeconds; g != nil {
 		d.out.TerminationGracePeriodSeconds = *g
@@ -29,6 +30,22 @@ func life(d *draft) {
 	}
 	if p := d.in.ProgressDeadlineSeconds; p != nil && *p < 1 {
 		d.invalid(d.path.Child("progressDeadlineSeconds"), *p, "must be at least 1")
+	}
+}
+
+// configChange passes on whether a change of objects restarts the container.
+func configChange(d *draft) {
+	at := d.path.Child("onConfigChange")
+	switch d.in.OnConfigChange {
+	case "", v1alpha1.ConfigChangeIgnore:
+	case v1alpha1.ConfigChangeRestart:
+		if !d.localObjects {
+			d.refuse(at, "Restart "+noObjects)
+			return
+		}
+		d.out.OnConfigChange = v1alpha1.ConfigChangeRestart
+	default:
+		oneOf(d, at, d.in.OnConfigChange, v1alpha1.ConfigChangeIgnore, v1alpha1.ConfigChangeRestart)
 	}
 }
 

@@ -37,6 +37,8 @@ func revisions() map[string]int32 {
 		"devices[].containerPath": 3,
 		"devices[].permissions":   3,
 
+		"onConfigChange": 3,
+
 		"network":      2,
 		"network.none": 2,
 

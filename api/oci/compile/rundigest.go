@@ -16,7 +16,7 @@ import (
 // run: the same process comes of both.
 func RunDigest(spec v1alpha1.ContainerSpec) string {
 	spec.NodeName, spec.NodeSelector, spec.Tolerations = "", nil, nil
-	spec.RestartPolicy, spec.ImagePullPolicy = "", ""
+	spec.RestartPolicy, spec.ImagePullPolicy, spec.OnConfigChange = "", "", ""
 	spec.RestartBackOff, spec.Logging = nil, nil
 	spec.TerminationGracePeriodSeconds, spec.ProgressDeadlineSeconds = nil, nil
 	text, err := json.Marshal(spec)

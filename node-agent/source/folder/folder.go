@@ -72,7 +72,9 @@ type Folder struct {
 	objects map[objectKey]*object
 	// stored are the ConfigMaps that the state directory has.
 	stored map[objectKey]acceptedConfigMap
-	dirErr string // why the folder could not be read
+	// complete reports whether no manifest was refused at the last look.
+	complete bool
+	dirErr   string // why the folder could not be read
 	// watchErr is the reason why changes of the manifests are not seen at once; nil if they are.
 	watchErr error
 	written  string           // what manifests.json holds

@@ -65,6 +65,14 @@ func (f *Folder) Read() bool {
 	return f.objects != nil
 }
 
+// Complete reports whether all manifests have been read and none is refused, so that an object that
+// is not there is gone. After a start of the agent, a refused file may have been accepted before.
+func (f *Folder) Complete() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.complete
+}
+
 // addObject adds the object of a document that has no faults, or a fault if the file has one of the
 // name already.
 func (c *content) addObject(d *manifest.Document) {
@@ -150,7 +158,12 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 			next[o.key()] = o
 		}
 	}
-	first := f.objects == nil // who refers to one that is optional waits for this look
+	complete := !slices.ContainsFunc(names, func(name string) bool {
+		return len(f.files[name].refusal()) > 0
+	})
+	// Who refers to what is optional waits to know whether it is there.
+	known := f.objects == nil || complete && !f.complete
+	f.complete = complete
 	differs := func(key objectKey) bool {
 		a, b := f.objects[key], next[key]
 		return (a == nil) != (b == nil) || a != nil && !a.Same(b.Object)
@@ -162,7 +175,7 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 		spec := &e.bundle.Spec
 		for _, o := range slices.Concat(files.References(spec.Volumes),
 			environment.References(spec.Process.Env, spec.Process.EnvFrom)) {
-			if first || differs(objectKey{o.Kind, key.Namespace, o.Name}) {
+			if known || differs(objectKey{o.Kind, key.Namespace, o.Name}) {
 				changed[key] = true
 			}
 		}

@@ -181,6 +181,9 @@ func TestObjectsOfFiles(t *testing.T) {
 				if got := strings.Join(changed, " "); got != s.changed {
 					t.Errorf("step %d: found changes of %q; want %q", i, got, s.changed)
 				}
+				if f.Complete() != (s.refused == "") {
+					t.Errorf("step %d: complete: %v", i, f.Complete())
+				}
 				if got := refused(t, f); !strings.Contains(got, s.refused) || s.refused == "" && got != "" {
 					t.Errorf("step %d: refused: %q; want %q", i, got, s.refused)
 				}
