@@ -36,6 +36,7 @@ func TestRun(t *testing.T) {
 
 // TestLastError passes over messages of other levels, and lines that are no JSON.
 func TestLastError(t *testing.T) {
+	leaktest.Check(t)
 	log, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)

@@ -107,6 +107,7 @@ func (m *memorySource) resolveText(text []byte) (*resolved, error) {
 // TestMalformedDescriptors: CVE-2026-95839 (containerd): a descriptor with a malformed digest, size
 // or type is an error of a few words, at any place of an image.
 func TestMalformedDescriptors(t *testing.T) {
+	leaktest.Check(t)
 	m, c, _ := testImage{layers: [][]byte{layerTar(t, file("f", "1"))}}.build(t)
 	long := strings.Repeat("x", 1<<20)
 	for _, d := range []string{
@@ -187,6 +188,7 @@ func FuzzDescriptors(f *testing.F) {
 // TestAmplifiedIndex: CVE-2026-53493 (containerd): of an index that names itself in effect again and
 // again, one entry a level is read, and at most two levels.
 func TestAmplifiedIndex(t *testing.T) {
+	leaktest.Check(t)
 	m, c, _ := testImage{layers: [][]byte{layerTar(t, file("f", "1"))}}.build(t)
 	src := &memorySource{blobs: map[digest.Digest][]byte{m.desc.Digest: m.data, c.desc.Digest: c.data}}
 	below := m.desc

@@ -9,12 +9,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/network"
 )
 
 // TestNetworkFault: plugins of an earlier agent that do not end are no fault of the container, whose
 // back-off would grow.
 func TestNetworkFault(t *testing.T) {
+	leaktest.Check(t)
 	for _, tc := range []struct {
 		err  error
 		want Class
