@@ -209,6 +209,29 @@ func TestWriteFilesRepairs(t *testing.T) {
 	}
 }
 
+// TestFilesAfterABoot: a boot takes the files, and the next start writes them again.
+func TestFilesAfterABoot(t *testing.T) {
+	d := filesDirectory(t)
+	volumes := map[string]files.Tree{"v": {"a": file("1", 0o400)}}
+	for range 2 {
+		if err := d.WriteFiles(volumes); err != nil {
+			t.Fatal(err)
+		}
+		if got := shownFiles(t, d.File("files/v")); got != "a 400 1" {
+			t.Errorf("found %q", got)
+		}
+		if err := unix.Unmount(d.File("files"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if differ, err := d.FilesDiffer(volumes); err != nil || !differ {
+			t.Errorf("differ after a boot: %v, %v", differ, err)
+		}
+		if n := entries(t, d.File("files")); n != 0 {
+			t.Errorf("found %d entries on the disk", n)
+		}
+	}
+}
+
 // TestFilesChangeAtOnce: who has opened ..data sees the files of one version.
 func TestFilesChangeAtOnce(t *testing.T) {
 	d := filesDirectory(t)
