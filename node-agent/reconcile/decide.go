@@ -317,9 +317,13 @@ func goOnMaking(in Input) (Decision, bool) {
 	}, ok
 }
 
+// discardHalfMade discards a container whose program has not run. One that is recorded as running
+// has a program that ends by its stop signal, also if a new supervisor takes it for created.
 func discardHalfMade(in Input) (Decision, bool) {
+	hasRun := in.Record != nil && in.Record.State == stateRunning
 	half := in.Record != nil && in.Record.State == stateStarting ||
-		in.Actual != nil && (in.Actual.State == protocol.Creating || in.Actual.State == protocol.Created)
+		in.Actual != nil && (in.Actual.State == protocol.Creating ||
+			in.Actual.State == protocol.Created && !hasRun)
 	return Decision{Verb: Discard, Why: "a start was interrupted"}, half
 }
 

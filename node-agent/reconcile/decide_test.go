@@ -174,6 +174,28 @@ func TestDecide(t *testing.T) {
 		"a new supervisor does not know that it runs": {in: Input{
 			Desired: never, Record: record(stateRunning), Actual: actual(protocol.Created),
 		}, verb: Start, policy: "StartMade"},
+		"a new supervisor does not know that it runs, and it is deleted": {in: Input{
+			Desired: deleted(), Record: record(stateRunning), Actual: actual(protocol.Created),
+		}, verb: Stop, policy: "StopUnwanted"},
+		"a new supervisor does not know that it runs, and it has changed": {in: Input{
+			Desired: never, Record: record(stateRunning, other), Actual: actual(protocol.Created),
+		}, verb: Stop, policy: "StopChanged"},
+		"a new supervisor does not know that it runs, and it is being stopped": {in: Input{
+			Desired: never, Record: record(stateRunning, told(time.Second)),
+			Actual: actual(protocol.Created),
+		}, verb: Nothing, after: time.Second, policy: "FinishStopping"},
+		"a new supervisor does not know that it runs, and it was told to stop": {in: Input{
+			Desired: annotated(source.AnnotationStopped), Record: record(stateRunning),
+			Actual: actual(protocol.Created),
+		}, verb: Stop, policy: "StopTold"},
+		"a new supervisor does not know that it runs, and it was told to restart": {in: Input{
+			Desired: annotated(source.AnnotationRestart), Record: record(stateRunning),
+			Actual: actual(protocol.Created),
+		}, verb: Stop, policy: "StopToRestart"},
+		"a new supervisor does not know that it runs, and it is refused": {in: Input{
+			Desired: never, Refused: "no", Record: record(stateRunning, other),
+			Actual: actual(protocol.Created),
+		}, verb: Nothing, policy: "LeaveRefused"},
 		"stop signal not sent, time is over": {
 			in: Input{
 				Desired: deleted(),
