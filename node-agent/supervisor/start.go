@@ -50,19 +50,21 @@ func (s *server) startProgram(
 ) error {
 	// The time of the start is on disk before the program can run: a supervisor that is killed
 	// right after that must not leave a record of a container that never ran, for it would be run a
-	// second time.
+	// second time. If an earlier start let the program go, the time of that one stays.
 	at, instant := time.Now().UTC(), boottime.Now()
-	if err := s.record(c, func(st *protocol.Status) {
-		st.StartedAt, st.StartedInstant = at, instant
-	}); err != nil {
-		if !begun {
+	startedNow := func(st *protocol.Status) { st.StartedAt, st.StartedInstant = at, instant }
+	if !begun {
+		if err := s.record(c, startedNow); err != nil {
 			_ = s.record(c, neverStarted)
+			return fmt.Errorf("start %s: %w", c.id, err)
 		}
-		return fmt.Errorf("start %s: %w", c.id, err)
 	}
 	s.step("start recorded")
 	err := h.Start(ctx, c.id)
 	if err == nil {
+		if begun { // an earlier start did not let it go
+			_ = s.record(c, startedNow)
+		}
 		return nil
 	}
 	// The program may run although the handler says that it failed.

@@ -39,6 +39,7 @@ func TestStartThatNobodyKnows(t *testing.T) {
 	for name, tc := range map[string]struct {
 		state         func() (*specs.State, error)
 		begun         bool // whether an earlier supervisor has begun to start it
+		starts        bool // whether Start succeeds
 		err           error
 		unknown, ran  bool // ran reports whether the record says that the program may have run
 		wantNoFailure bool
@@ -56,6 +57,7 @@ func TestStartThatNobodyKnows(t *testing.T) {
 			begun: true, state: is(specs.StateRunning), ran: true,
 			wantNoFailure: true,
 		},
+		"begun, starts now": {begun: true, starts: true, ran: true, wantNoFailure: true},
 		// A runtime that was killed may have let the process go, which is slow to come to its program.
 		"cut off, not started": {
 			err: handler.ErrCutOff, state: is(specs.StateCreated), unknown: true,
@@ -73,11 +75,12 @@ func TestStartThatNobodyKnows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := &container{id: "x", op: newOperations(), pidfd: -1, ended: make(chan struct{})}
 			c.rec.Status = protocol.Status{ID: "x", Handler: "broken", State: protocol.Created}
-			if tc.err == nil {
+			if tc.err == nil && !tc.starts {
 				tc.err = unix.EMFILE
 			}
+			before := time.Now().Add(-time.Hour).UTC()
 			if tc.begun {
-				c.rec.Status.StartedAt = time.Now()
+				c.rec.Status.StartedAt = before
 			}
 			s := &server{
 				log: slog.New(slog.DiscardHandler), handlers: handler.Set{"broken": brokenStart{
@@ -85,6 +88,9 @@ func TestStartThatNobodyKnows(t *testing.T) {
 					state: tc.state,
 				}},
 				records: records{t.TempDir()}, containers: map[string]*container{"x": c}, step: func(string) {},
+			}
+			if err := s.records.save(&c.rec); err != nil {
+				t.Fatal(err)
 			}
 			_, err := s.start(t.Context(), "x")
 			if (err == nil) != tc.wantNoFailure {
@@ -99,6 +105,9 @@ func TestStartThatNobodyKnows(t *testing.T) {
 			}
 			if ran := !rec.Status.StartedAt.IsZero(); ran != tc.ran {
 				t.Errorf("the record says that it may have run: %v; want %v", ran, tc.ran)
+			}
+			if kept := rec.Status.StartedAt.Equal(before); kept != (tc.begun && !tc.starts) {
+				t.Errorf("the record has the time of the earlier start: %v", kept)
 			}
 		})
 	}
