@@ -49,8 +49,8 @@ const (
 	// callTimeout is the time that one call of a program may take, with the hooks that it runs:
 	// more than the two minutes after which the kubelet gives up (--runtime-request-timeout).
 	callTimeout = 5 * time.Minute
-	// undoTimeout is the time that the removal of a failed create may take; it happens even if the
-	// caller's context has ended.
+	// undoTimeout is the time that the removal of a failed create may take, and the question whether
+	// it was removed; they happen even if the caller's context has ended.
 	undoTimeout = 30 * time.Second
 )
 
@@ -86,11 +86,11 @@ func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (
 		switch {
 		case uerr == nil:
 			return 0, err
-		case errors.Is(err, ErrCutOff), errors.Is(uerr, ErrCutOff):
+		case errors.Is(err, ErrCutOff), errors.Is(uerr, ErrCutOff), e.mayKnow(ctx, id):
 			return 0, fmt.Errorf("%w; %w: %w", err, ErrNotUndone, uerr)
 		}
-		// A program that fails by itself removes what it has made. One that refuses both calls, as
-		// for a wrong option, has made nothing, and could not be deleted either.
+		// A program that fails by itself removes what it has made. One that refuses all calls, as for
+		// a wrong option, has made nothing, and could not be deleted either.
 		return 0, fmt.Errorf("%w; undo it: %w", err, uerr)
 	}
 	pid, err = readPid(pidFile)
@@ -203,6 +203,14 @@ func (e *External) undo(ctx context.Context, id string) error {
 		return nil
 	}
 	return err
+}
+
+// mayKnow reports whether the program has a container of that id, or does not answer in time.
+func (e *External) mayKnow(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	_, err := e.State(ctx, id)
+	return err == nil || errors.Is(err, ErrCutOff)
 }
 
 // output runs one call that is not create and returns what it printed.

@@ -29,7 +29,8 @@ var (
 	// ErrCutOff: the call of a program was cut off, so that it is not known how far it came.
 	ErrCutOff = errors.New("cut off")
 	// ErrNotUndone: a create has failed, and what it may have left behind could not be removed.
-	// Delete with force removes it.
+	// Delete with force removes it. External alone reports it: Native forgets the container, and warns
+	// of what it could not remove.
 	ErrNotUndone = errors.New("not undone")
 )
 

@@ -167,24 +167,26 @@ esac`)
 func TestExternalCreateIsNotUndone(t *testing.T) {
 	leaktest.Check(t)
 	const refuses = `echo '{"level":"error","msg":"busy"}' > $LOG; exit 1`
+	const no = `echo '{"level":"error","msg":"container does not exist"}' > $LOG; exit 1`
 	for name, tc := range map[string]struct {
-		create, remove string
-		left           bool
+		create, remove, state string
+		left                  bool
 	}{
-		"killed":           {"kill -9 $$", refuses, true},
-		"no pid file":      {"exit 0", refuses, true},
-		"delete is killed": {"exit 1", "kill -9 $$", true},
-		"killed, undone":   {"kill -9 $$", "exit 0", false},
-		"killed, no container": {
-			"kill -9 $$", `echo '{"level":"error","msg":"container does not exist"}' > $LOG; exit 1`,
-			false,
-		},
-		"refuses all": {"exit 1", refuses, false},
+		"killed":               {"kill -9 $$", refuses, no, true},
+		"no pid file":          {"exit 0", refuses, no, true},
+		"delete is killed":     {"exit 1", "kill -9 $$", no, true},
+		"killed, undone":       {"kill -9 $$", "exit 0", no, false},
+		"killed, no container": {"kill -9 $$", no, no, false},
+		"refuses all":          {"exit 1", refuses, refuses, false},
+		"keeps nothing":        {"exit 1", refuses, no, false},
+		"keeps it":             {"exit 1", refuses, `echo '{"id":"x","status":"stopped"}'`, true},
+		"state is killed":      {"exit 1", refuses, "kill -9 $$", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := program(t, `case "$*" in
 *" create "*) `+tc.create+`;;
 *"delete --force x") `+tc.remove+`;;
+*" state x") `+tc.state+`;;
 esac`)
 			_, err := e.Create(t.Context(), "x", "/b", Stdio{})
 			if err == nil || errors.Is(err, ErrNotUndone) != tc.left {
