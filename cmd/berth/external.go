@@ -22,7 +22,7 @@ import (
 	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
-// nativeType is the runtime type of berth's own ociruntime.
+// nativeType is the runtime type of berth's own runtime.
 const nativeType = "native"
 
 // external is another program with runc's command line that runs a container in berth's place. The

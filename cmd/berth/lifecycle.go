@@ -129,7 +129,7 @@ var startCommand = command{
 			}
 			if errors.Is(err, ociruntime.ErrNoProcess) {
 				// An error of the operation, reported as one, but no exit code: the specification
-				// leaves open how (ociruntime.md, Errors), and the validation suite takes any other
+				// leaves open how (runtime.md, Errors), and the validation suite takes any other
 				// code for a failure.
 				a.fail(err)
 				return nil

@@ -71,7 +71,7 @@ func (n Native) Delete(ctx context.Context, id string, force bool) error {
 	return named("delete", id, n.Runtime.Delete(ctx, id, force))
 }
 
-// Features returns the features of the native ociruntime.
+// Features returns the features of the native runtime.
 func (n Native) Features(context.Context) (*features.Features, error) {
 	return ociruntime.Features(), nil
 }
