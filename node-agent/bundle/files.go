@@ -124,6 +124,9 @@ func writeVolume(volumes *os.Root, name string, tree files.Tree) error {
 	}
 	current, err := root.Readlink(dataLink)
 	if err != nil || !hasFiles(root, current, tree) {
+		if err := removeUnfinished(root, current); err != nil {
+			return err
+		}
 		if current, err = newVersion(root, tree); err != nil {
 			return err
 		}
@@ -167,9 +170,27 @@ func rename(root *os.Root, from, to string) error {
 	return err
 }
 
-// newVersion writes the files of tree into a new directory and returns its name.
-func newVersion(root *os.Root, tree files.Tree) (string, error) {
-	name := ""
+// removeUnfinished removes what a write that ended early has left. It would use up the memory that
+// the next version needs.
+func removeUnfinished(root *os.Root, current string) error {
+	there, err := list(root, ".")
+	if err != nil {
+		return err
+	}
+	for _, name := range there {
+		if !strings.HasPrefix(name, "..") || name == dataLink || name == current {
+			continue
+		}
+		if err := root.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newVersion writes the files of tree into a new directory and returns its name. Nothing of it is
+// left after an error.
+func newVersion(root *os.Root, tree files.Tree) (name string, err error) {
 	for {
 		name = time.Now().UTC().Format("..2006_01_02_15_04_05.000000000")
 		err := root.Mkdir(name, 0o700)
@@ -180,31 +201,53 @@ func newVersion(root *os.Root, tree files.Tree) (string, error) {
 			return "", err
 		}
 	}
-	directories := []string{name}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, root.RemoveAll(name))
+		}
+	}()
 	for _, p := range slices.Sorted(maps.Keys(tree)) {
 		at := path.Join(name, p)
-		files.Above(p, func(dir string) bool {
-			if at := path.Join(name, dir); !slices.Contains(directories, at) {
-				directories = append(directories, at)
-			}
-			return false
-		})
 		if err := root.MkdirAll(path.Dir(at), 0o700); err != nil {
-			return "", err
+			return name, err
 		}
-		if err := root.WriteFile(at, []byte(tree[p].Data), 0o600); err != nil {
-			return "", err
-		}
-		if err := root.Chmod(at, fs.FileMode(tree[p].Mode)); err != nil {
-			return "", err
+		if err := writeNew(root, at, tree[p]); err != nil {
+			return name, err
 		}
 	}
-	for _, dir := range slices.Backward(directories) {
-		if err := root.Chmod(dir, 0o755); err != nil {
-			return "", err
+	for _, dir := range slices.Sorted(maps.Keys(directoriesOf(tree))) {
+		if err := root.Chmod(path.Join(name, dir), 0o755); err != nil {
+			return name, err
 		}
 	}
 	return name, nil
+}
+
+// writeNew writes a file that is not there. A container that may write into its volume can place a
+// fifo at the path; to open that for writing would block until somebody reads it.
+func writeNew(root *os.Root, at string, content files.File) error {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	f, err := root.OpenFile(at, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content.Data)
+	if err == nil {
+		err = f.Chmod(fs.FileMode(content.Mode))
+	}
+	return errors.Join(err, f.Close())
+}
+
+// directoriesOf returns the paths of a version's directories; "." is the version's own.
+func directoriesOf(tree files.Tree) map[string]bool {
+	out := map[string]bool{".": true}
+	for p := range tree {
+		files.Above(p, func(dir string) bool {
+			out[dir] = true
+			return false
+		})
+	}
+	return out
 }
 
 // linksOf returns the links of the volume's directory with their targets.
@@ -258,24 +301,29 @@ func hasFiles(root *os.Root, version string, tree files.Tree) bool {
 	if !inside(version) || !strings.HasPrefix(version, "..") {
 		return false
 	}
-	count := 0
-	err := fs.WalkDir(root.FS(), version, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
+	directories, count := directoriesOf(tree), 0
+	for dir := range directories {
+		there, err := readDir(root, path.Join(version, dir))
+		if err != nil {
+			return false
 		}
-		rel := strings.TrimPrefix(p, version+"/")
-		want, wanted := tree[rel]
-		if !wanted || !e.Type().IsRegular() || !hasFile(root, p, want) {
-			return errDiffers
+		for _, e := range there {
+			p := path.Join(dir, e.Name())
+			if e.IsDir() && directories[p] {
+				continue
+			}
+			want, wanted := tree[p]
+			if !wanted || !e.Type().IsRegular() || !hasFile(root, path.Join(version, p), want) {
+				return false
+			}
+			count++
 		}
-		count++
-		return nil
-	})
-	return err == nil && count == len(tree)
+	}
+	return count == len(tree)
 }
 
-var errDiffers = errors.New("the file differs")
-
+// hasFile reports whether a path is a regular file with this content and mode. Nothing that a
+// container has put there makes it wait or read more than the file has.
 func hasFile(root *os.Root, p string, want files.File) bool {
 	f, err := root.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -293,10 +341,25 @@ func hasFile(root *os.Root, p string, want files.File) bool {
 
 // list returns the names of the entries of a directory.
 func list(root *os.Root, dir string) ([]string, error) {
-	f, err := root.Open(dir)
+	f, err := openDir(root, dir)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	return f.Readdirnames(-1)
+}
+
+// readDir returns the entries of a directory.
+func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
+	f, err := openDir(root, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.ReadDir(-1)
+}
+
+// openDir opens a directory, and does not wait for a writer if there is a fifo instead.
+func openDir(root *os.Root, dir string) (*os.File, error) {
+	return root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }

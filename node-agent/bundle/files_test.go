@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -175,6 +176,10 @@ func TestWriteFilesRepairs(t *testing.T) {
 		"a link is a directory":                "rm a; mkdir a; echo x >a/x",
 		"a link leads out":                     "rm a; ln -s $OUT/a a",
 		"a fifo":                               "rm ..data/a; mkfifo ..data/a",
+		"a directory is a fifo":                "rm -r ..data/d; mkfifo ..data/d",
+		"the version is a fifo":                "v=$(readlink ..data); rm -r $v; mkfifo $v",
+		"..data is a fifo":                     "rm ..data; mkfifo ..data",
+		"another directory in the version":     "mkdir ..data/x",
 		"a file of the version leads out":      "rm ..data/a; ln -s $OUT/a ..data/a",
 		"a directory of the version leads out": "rm -r ..data/d; ln -s $OUT ..data/d",
 	} {
@@ -206,6 +211,70 @@ func TestWriteFilesRepairs(t *testing.T) {
 				t.Errorf("found %q, %v outside", data, err)
 			}
 		})
+	}
+}
+
+// TestFilesAfterALackOfMemory: a version that does not fit leaves nothing, and one that fits is
+// written then, also after an agent was killed while it wrote.
+func TestFilesAfterALackOfMemory(t *testing.T) {
+	d := filesDirectory(t)
+	small := func(text string) map[string]files.Tree { return map[string]files.Tree{"v": {"a": file(text, 0o644)}} }
+	if err := d.WriteFiles(small("1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", d.File("files"), "", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+	big := files.Tree{"a": file(strings.Repeat("x", 150_000), 0o644), "b/c": file(strings.Repeat("x", 150_000), 0o644)}
+	for range 3 {
+		if err := d.WriteFiles(map[string]files.Tree{"v": big}); !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("found %v; want ENOSPC", err)
+		}
+		if got := shownFiles(t, d.File("files/v")); got != "a 644 1" || entries(t, d.File("files/v")) != 3 {
+			t.Errorf("after a version that does not fit: found %q and %d entries", got, entries(t, d.File("files/v")))
+		}
+	}
+	for _, unfinished := range []string{"..2026_x", "..2026_y"} {
+		place(t, d.File("files/v"), unfinished+"/a", strings.Repeat("x", 100_000))
+	}
+	text := strings.Repeat("2", 100_000)
+	if err := d.WriteFiles(small(text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := shownFiles(t, d.File("files/v")); got != "a 644 "+text || entries(t, d.File("files/v")) != 3 {
+		t.Errorf("found %d bytes and %d entries", len(got), entries(t, d.File("files/v")))
+	}
+}
+
+// TestFilesBesideFifos: a container that may write into its volume places fifos where the agent is
+// about to open a file or a directory.
+func TestFilesBesideFifos(t *testing.T) {
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := unix.Mkfifo(dir+"/..fifo", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := writeNew(root, "..fifo", file("x", 0o644)); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("wrote a fifo: %v", err)
+		}
+		if _, err := readDir(root, "..fifo"); !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("read a fifo as a directory: %v", err)
+		}
+		if hasFiles(root, "..fifo", files.Tree{}) || hasFile(root, "..fifo", file("", 0o644)) {
+			t.Error("took a fifo for files")
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("a fifo blocks the agent")
 	}
 }
 
@@ -244,9 +313,14 @@ func TestFilesChangeAtOnce(t *testing.T) {
 	}
 	done := make(chan struct{})
 	seen := map[string]bool{}
+	limit := time.Now().Add(2 * time.Second)
 	go func() {
 		defer close(done)
-		for len(seen) < 5 {
+		for len(seen) < 5 && !t.Failed() {
+			if time.Now().After(limit) {
+				t.Errorf("found %d versions in two minutes; want 5", len(seen))
+				return
+			}
 			root, err := os.OpenRoot(d.File("files/v/..data"))
 			if errors.Is(err, fs.ErrNotExist) { // removed since the link was read
 				continue
@@ -269,13 +343,15 @@ func TestFilesChangeAtOnce(t *testing.T) {
 		}
 	}()
 	for i := 1; ; i++ {
-		if err := d.WriteFiles(tree(i)); err != nil {
-			t.Error(err)
-		}
 		select {
 		case <-done:
 			return
 		default:
+		}
+		if err := d.WriteFiles(tree(i)); err != nil {
+			t.Error(err) // the reader ends, too
+			<-done
+			return
 		}
 	}
 }
