@@ -109,7 +109,8 @@ func (c *content) checkMode(info fs.FileInfo) {
 }
 
 // claimObjects notes conflicts: objects that more than one file has. Such an object belongs to the
-// file that it was accepted from; if that does not have it, each of the files is refused.
+// file that it was accepted from, also while that is faulty; if that does not have it any more,
+// each of the files is refused.
 func (f *Folder) claimObjects(names []string) {
 	holders := map[objectKey][]string{}
 	for _, name := range names {
@@ -119,11 +120,12 @@ func (f *Folder) claimObjects(names []string) {
 	}
 	held := f.held()
 	for key, files := range holders {
-		if len(files) == 1 {
-			continue
-		}
 		owner := ""
-		if o := held[key]; o != nil && slices.Contains(files, o.file) {
+		if len(files) == 1 {
+			owner = files[0]
+		}
+		if o := held[key]; o != nil && (slices.Contains(files, o.file) ||
+			contains(names, o.file) && len(f.files[o.file].faults) > 0) {
 			owner = o.file
 		}
 		for _, name := range files {

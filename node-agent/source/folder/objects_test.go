@@ -115,7 +115,22 @@ func TestObjectsOfFiles(t *testing.T) {
 				files: map[string]string{"a.yaml": configMap("c", "two")}, data: "c=one",
 				refused: "a.yaml:3:18: metadata.name: found ConfigMap default/c, which b.yaml has already",
 			},
+			{
+				files: map[string]string{"b.yaml": "{"}, data: "c=one",
+				refused: "a.yaml:3:18: metadata.name: found ConfigMap default/c, which b.yaml has already",
+			},
+			{restart: true, data: "c=one", refused: "b.yaml:1: "},
+			{
+				files: map[string]string{"b.yaml": configMap("c", "three")}, data: "c=three",
+				refused: "a.yaml:3:18: metadata.name: found ConfigMap default/c, which b.yaml has already",
+			},
 			{files: map[string]string{"b.yaml": ""}, data: "c=two"},
+		},
+		"a name in a faulty file and one after it": {
+			{files: map[string]string{"b.yaml": configMap("c", "one")}, data: "c=one"},
+			{files: map[string]string{"b.yaml": "{"}, data: "c=one", refused: "b.yaml:1: "},
+			{files: map[string]string{"a.yaml": configMap("c", "two")}, data: "c=one", refused: "which b.yaml has already"},
+			{files: map[string]string{"b.yaml": user}, data: "c=two", changed: "user"},
 		},
 		"a name in two new files": {
 			{
