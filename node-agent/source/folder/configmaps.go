@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 
 	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/oci/environment"
@@ -60,8 +61,7 @@ func writeConfigMap(path string, c acceptedConfigMap) error {
 func configMapsDir(stateDir string) string { return filepath.Join(stateDir, "configmaps") }
 
 func (f *Folder) configMapFile(key objectKey) string {
-	// Neither a namespace nor a name has a "_".
-	return filepath.Join(configMapsDir(f.o.StateDir), key.namespace+"_"+key.name+".json")
+	return filepath.Join(configMapsDir(f.o.StateDir), recordName(key.namespace, key.name))
 }
 
 // restoreConfigMaps reads the ConfigMaps that an earlier agent has accepted.
@@ -70,12 +70,16 @@ func (f *Folder) restoreConfigMaps() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create a directory of the agent: %w", err)
 	}
-	paths, err := filepath.Glob(filepath.Join(dir, "[^.]*.json"))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("read the accepted ConfigMaps: %w", err)
 	}
 	f.stored = map[objectKey]acceptedConfigMap{}
-	for _, path := range paths {
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(path, ".json") {
+			continue
+		}
 		c, err := readConfigMap(path)
 		if err != nil {
 			f.o.Log.Error("an accepted ConfigMap cannot be read; its manifest has to be right", "file",

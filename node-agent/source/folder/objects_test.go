@@ -290,3 +290,41 @@ func TestBinaryDataIsKept(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigMapsOfLongNames keeps ConfigMaps whose names are as long as Kubernetes allows, in a state
+// directory whose name would be a pattern.
+func TestConfigMapsOfLongNames(t *testing.T) {
+	dir, state := t.TempDir(), filepath.Join(t.TempDir(), "[a-c]*")
+	manifest := filepath.Join(dir, "c.yaml")
+	long := strings.Repeat(strings.Repeat("n", 49)+".", 5)
+	names := []string{"c", long + "a", long + "b"}
+	text := ""
+	for _, name := range names {
+		text += configMap(name, name) + "---\n"
+	}
+	text = strings.ReplaceAll(text, "{name: n", "{namespace: "+strings.Repeat("s", 63)+", name: n")
+	for _, text := range []string{text, "{"} {
+		if err := os.WriteFile(manifest, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f := newFolder(t, dir, state)
+		f.scan()
+		for i, name := range names {
+			namespace := "default"
+			if i > 0 {
+				namespace = strings.Repeat("s", 63)
+			}
+			o := environment.Object{Kind: environment.KindConfigMap, Name: name}
+			if got, _ := f.Data(namespace, o); got["k"] != name {
+				t.Errorf("%.20q: found %q of %s", text, got, name)
+			}
+		}
+	}
+	if err := os.Remove(manifest); err != nil {
+		t.Fatal(err)
+	}
+	newFolder(t, dir, state).scan()
+	if left, err := os.ReadDir(configMapsDir(state)); err != nil || len(left) > 0 {
+		t.Errorf("found %v, %v left", left, err)
+	}
+}

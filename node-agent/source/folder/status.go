@@ -63,14 +63,20 @@ func statusDir(stateDir string) string { return filepath.Join(stateDir, "status"
 
 func faultsFile(stateDir string) string { return filepath.Join(stateDir, "manifests.json") }
 
-// statusFile returns NAMESPACE_NAME.json, shortened to the greatest length of a file name.
+// statusFile returns the path of a Container's file of status.
 func statusFile(stateDir string, key source.Key) string {
-	name := key.Namespace + "_" + key.Name
+	return filepath.Join(statusDir(stateDir), recordName(key.Namespace, key.Name))
+}
+
+// recordName returns NAMESPACE_NAME.json, shortened to the greatest length of a file name. Neither
+// a namespace nor a name has a "_".
+func recordName(namespace, name string) string {
+	name = namespace + "_" + name
 	if len(name) > 200 {
 		sum := sha256.Sum256([]byte(name))
 		name = name[:180] + "+" + hex.EncodeToString(sum[:6])
 	}
-	return filepath.Join(statusDir(stateDir), name+".json")
+	return name + ".json"
 }
 
 // Read returns all Containers that an agent with this state folder has accepted or refused, with
