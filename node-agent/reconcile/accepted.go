@@ -57,6 +57,8 @@ func (in *Input) keepRun(dir bundle.Dir) {
 	spec := in.Desired.Spec
 	spec.Config, spec.Process, spec.Volumes = accepted.Spec.Config, accepted.Spec.Process,
 		accepted.Spec.Volumes
+	spec.Names, spec.Devices, spec.AllDevices = accepted.Spec.Names, accepted.Spec.Devices,
+		accepted.Spec.AllDevices
 	if spec.Image != nil && accepted.Spec.Image != nil {
 		spec.Image = &v1alpha1.BundleImage{
 			Reference:  accepted.Spec.Image.Reference,

@@ -32,14 +32,20 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 	// Marshal sorts the keys of config, so that the order in which the source has them does not
 	// matter.
 	data, err := json.Marshal(struct {
-		Handler string
-		Image   string
-		Process v1alpha1.BundleProcess
-		Config  any
-		Volumes []v1alpha1.Volume
-		Logging *v1alpha1.Logging       `json:",omitempty"`
-		Network *v1alpha1.BundleNetwork `json:",omitempty"`
-	}{spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network})
+		Handler    string
+		Image      string
+		Process    v1alpha1.BundleProcess
+		Config     any
+		Volumes    []v1alpha1.Volume
+		Logging    *v1alpha1.Logging       `json:",omitempty"`
+		Network    *v1alpha1.BundleNetwork `json:",omitempty"`
+		Names      *v1alpha1.BundleNames   `json:",omitempty"`
+		Devices    []v1alpha1.Device       `json:",omitempty"`
+		AllDevices bool                    `json:",omitempty"`
+	}{
+		spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network, spec.Names,
+		spec.Devices, spec.AllDevices,
+	})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -304,6 +305,59 @@ func TestHashedFieldsAreOmittedWhenEmpty(t *testing.T) {
 			if name = typ.Name() + "." + name; !always[name] && !strings.Contains(options, "omit") {
 				t.Errorf("%s has no omitempty: the hash of every container with this type changes", name)
 			}
+		}
+	}
+}
+
+// TestHashHasEveryField: an edit of a field that needs a new container is seen, whichever it is.
+func TestHashHasEveryField(t *testing.T) {
+	leaktest.Check(t)
+	// The agent reads these each time that it needs them, or they say nothing of the container.
+	read := map[string]bool{
+		"ContainerRef": true, "Former": true, "NodeName": true, "RestartPolicy": true,
+		"TerminationGracePeriodSeconds": true, "RestartBackOff": true, "Requests": true,
+		"CompiledGeneration": true, "MinAgentRevision": true, "Downward": true,
+		"OnConfigChange": true,
+		"SeccompProfile": true, // the source puts it into config
+	}
+	spec := v1alpha1.OCIBundleSpec{Config: runtime.RawExtension{Raw: []byte(`{}`)}}
+	before, err := Hash(&spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := reflect.TypeFor[v1alpha1.OCIBundleSpec]()
+	for i := range of.NumField() {
+		name := of.Field(i).Name
+		changed := spec
+		switch f := reflect.ValueOf(&changed).Elem().Field(i); f.Addr().Interface().(type) {
+		case *runtime.RawExtension:
+			changed.Config.Raw = []byte(`{"hostname":"x"}`)
+		case **v1alpha1.BundleImage:
+			changed.Image = &v1alpha1.BundleImage{Reference: "x"}
+		case *v1alpha1.BundleProcess:
+			changed.Process.Command = []string{"x"}
+		default:
+			switch f.Kind() {
+			case reflect.Pointer:
+				f.Set(reflect.New(f.Type().Elem()))
+			case reflect.Slice:
+				f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+			case reflect.Map:
+				f.Set(reflect.MakeMap(f.Type()))
+			case reflect.Bool:
+				f.SetBool(true)
+			case reflect.String:
+				f.SetString("x")
+			default:
+				f.SetInt(1)
+			}
+		}
+		after, err := Hash(&changed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (after != before) == read[name] {
+			t.Errorf("%s: found hash changed %t; want %t", name, after != before, !read[name])
 		}
 	}
 }
