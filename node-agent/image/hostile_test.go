@@ -355,6 +355,8 @@ func TestRedirect(t *testing.T) {
 	needs.Root(t)
 	for target, words := range map[string]string{
 		"http://169.254.169.254/latest": "private address 169.254.169.254",
+		"http://127.0.0.1./x":           "private address 127.0.0.1.",
+		"http://100.64.0.1/x":           "private address 100.64.0.1",
 		"http://LOCALHOST.:1/x":         "private address LOCALHOST.:1",
 		"http://a.localhost/x":          "private address a.localhost",
 		"http://[::ffff:127.0.0.1]/x":   "private address [::ffff:127.0.0.1]",
@@ -388,7 +390,7 @@ func TestLinkLocalNames(t *testing.T) {
 	leaktest.Check(t)
 	servesNames(t, [4]byte{169, 254, 169, 254})
 	_, err := nodeDialer()(context.Background(), "tcp", "metadata.example:80")
-	if err == nil || !strings.Contains(err.Error(), "found the link-local address 169.254.169.254") {
+	if err == nil || !strings.Contains(err.Error(), "found the address 169.254.169.254") {
 		t.Errorf("a name: %v", err)
 	}
 	// With a deadline that has passed, no packet is sent.
@@ -400,9 +402,10 @@ func TestLinkLocalNames(t *testing.T) {
 	}
 	for address, refused := range map[string]bool{
 		"169.254.169.254:80": true, "[fe80::1%lo]:80": true, "[::ffff:169.254.1.1]:80": true,
+		"100.100.100.200:80": true, "[fd00:ec2::254]:80": true, "100.64.0.1:80": false,
 		"93.184.216.34:443": false, "10.0.0.1:5000": false,
 	} {
-		if err := refuseLinkLocal("tcp", address, nil); (err != nil) != refused {
+		if err := refuseNodesOwn("tcp", address, nil); (err != nil) != refused {
 			t.Errorf("%s: %v", address, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,18 +90,26 @@ func isPrivate(host string) bool {
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		return true
 	}
-	ip, err := netip.ParseAddr(host)
+	ip, err := netip.ParseAddr(name)
 	ip = ip.Unmap()
 	return err == nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() ||
-		ip.IsUnspecified())
+		ip.IsUnspecified() || sharedAddresses.Contains(ip))
 }
 
-// nodeDialer returns a dialer that refuses link-local addresses of a host that is given by name:
-// clouds have names for their metadata services.
+// sharedAddresses is the block of RFC 6598, for addresses between a provider and its customers.
+var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
+
+// metadataServices lists services of AWS and Alibaba Cloud whose addresses are not link-local.
+var metadataServices = []netip.Addr{
+	netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"),
+}
+
+// nodeDialer returns a dialer that refuses link-local addresses, and those of metadata services, of
+// a host that is given by name: clouds have names for these services.
 func nodeDialer() func(ctx context.Context, network, address string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	named := *d
-	named.Control = refuseLinkLocal
+	named.Control = refuseNodesOwn
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, _, _ := net.SplitHostPort(address)
 		if _, err := netip.ParseAddr(host); err == nil {
@@ -110,9 +119,14 @@ func nodeDialer() func(ctx context.Context, network, address string) (net.Conn, 
 	}
 }
 
-func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
-	if to, err := netip.ParseAddrPort(address); err == nil && to.Addr().Unmap().IsLinkLocalUnicast() {
-		return fmt.Errorf("found the link-local address %s; allowed: others", to.Addr())
+func refuseNodesOwn(_, address string, _ syscall.RawConn) error {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	ip := to.Addr().Unmap()
+	if ip.IsLinkLocalUnicast() || slices.Contains(metadataServices, ip) {
+		return fmt.Errorf("found the address %s of the node's own network; allowed: others", ip)
 	}
 	return nil
 }
