@@ -241,6 +241,10 @@ func TestPodSecurity(t *testing.T) {
 		},
 		{"baseline", "image: busybox\nallowSocketcall: true", "allowSocketcall"},
 		{"baseline", "image: busybox\nsecurityContext: {privileged: true}", "privileged containers"},
+		{
+			"baseline", "image: busybox\nulimits: [{name: rtprio, soft: 0, hard: 1}]",
+			"ulimits of priorities",
+		},
 		{"baseline", "image: busybox\ndevices: [{path: /dev/fuse}]", "devices of the node"},
 		{"restricted", "image: busybox\nhostPID: true", "host namespaces"},
 		{"restricted", "image: busybox\nsecurityContext: {capabilities: {drop: [ALL]}}", "runAsNonRoot"},

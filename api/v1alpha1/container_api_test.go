@@ -251,6 +251,16 @@ func TestContainerRules(t *testing.T) {
 			"claims", image + `resources: {claims: []}`, image + `resources: {claims: [{name: x}]}`,
 			"claims are not supported: remove claims",
 		},
+		{
+			"privileged with devices", image + "devices: [{path: /dev/x}]", image +
+				"devices: [{path: /dev/x}]\nsecurityContext: {privileged: true}",
+			"remove devices or privileged",
+		},
+		{
+			"size of a /dev/shm that is replaced", image + "shmSize: 1Mi", image + "shmSize: 1Mi\n" +
+				"volumes: [{name: v, emptyDir: {}}]\nvolumeMounts: [{name: v, mountPath: /dev/shm}]",
+			"remove shmSize or the mount",
+		},
 		{"privileged", image + "securityContext: {privileged: true}", image +
 			"securityContext: {privileged: true, capabilities: {}}", "remove capabilities or privileged"},
 		{

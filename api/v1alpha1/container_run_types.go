@@ -70,7 +70,8 @@ type Device struct {
 	// +kubebuilder:validation:MaxLength=4096
 	// +kubebuilder:validation:XValidation:rule="self.startsWith('/dev/')",message="containerPath of a device must be below /dev: write /dev/NAME"
 	ContainerPath string `json:"containerPath,omitempty"`
-	// permissions are letters of r (read), w (write) and m (mknod); absent, rwm.
+	// permissions are letters of r (read), w (write) and m (mknod, which every container may); absent,
+	// rwm.
 	// +optional
 	// +kubebuilder:validation:Enum=r;w;m;rw;rm;wm;rwm
 	Permissions string `json:"permissions,omitempty"`

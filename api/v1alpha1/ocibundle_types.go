@@ -218,6 +218,13 @@ type BundleProcess struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	EnvFrom []corev1.EnvFromSource `json:"envFrom,omitempty"`
+	// ulimits become config.process.rlimits. They are not in config, since an API server reads the
+	// kernel's number for no limit as a floating-point number.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Ulimits []Ulimit `json:"ulimits,omitempty"`
 }
 
 // DownwardValue is the value of one item of downwardAPI.

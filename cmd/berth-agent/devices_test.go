@@ -3,9 +3,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -25,9 +28,9 @@ func TestDevices(t *testing.T) {
 		c := h.get("devices")
 		return c != nil && c.Status.State.Terminated != nil
 	})
-	want := `crw------- 0 0 10, 229 /dev/fuse
-crw------- 0 0 10, 237 /dev/loop/control
-fuse is open
+	// Mode and owner are the node's.
+	want := listed(t, "/dev/fuse", "/dev/fuse") + listed(t, "/dev/loop-control", "/dev/loop/control") +
+		`fuse is open
 control is open for reading
 /bin/sh: can't create /dev/loop/control: Operation not permitted
 `
@@ -49,4 +52,16 @@ control is open for reading
 		})
 	}
 	h.removeAll("devices.yaml", "missing.yaml", "directory.yaml")
+}
+
+// listed returns the line that the sample prints of a device of this machine.
+func listed(t *testing.T, device, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err != nil {
+		t.Fatal(err)
+	}
+	mode := os.FileMode(st.Mode & 0o777).String()[1:]
+	return fmt.Sprintf("c%s %d %d %d, %d %s\n", mode, st.Uid, st.Gid,
+		unix.Major(st.Rdev), unix.Minor(st.Rdev), path)
 }

@@ -212,6 +212,7 @@ func (h *host) program(args ...string) *exec.Cmd {
 	h.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, programs+"/berth-agent", args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGQUIT) }
+	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
 

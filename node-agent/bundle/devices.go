@@ -21,6 +21,9 @@ import (
 // permission bits that they have on this node: those of Devices of the spec in their order, or with
 // AllDevices all. A link is followed: the path is the user's, on the node.
 func Devices(spec *v1alpha1.OCIBundleSpec) ([]specs.LinuxDevice, error) {
+	if spec.AllDevices && len(spec.Devices) > 0 {
+		return nil, errors.New("spec.devices: found devices beside allDevices; allowed: one of the two")
+	}
 	if spec.AllDevices {
 		return allDevices("/dev")
 	}

@@ -81,16 +81,25 @@ func nodeDevices(d *draft) {
 		case seen[inside]:
 			d.faults = append(d.faults, field.Duplicate(where, inside))
 		case slices.ContainsFunc(d.in.VolumeMounts, func(m corev1.VolumeMount) bool {
-			p := path.Clean(m.MountPath)
-			return inside == p || strings.HasPrefix(inside, p+"/")
+			return overlap(inside, path.Clean(m.MountPath))
 		}):
-			d.invalid(where, inside, "is at or below a mountPath of volumeMounts: give another containerPath")
+			d.invalid(where, inside,
+				"is at, above or below a mountPath of volumeMounts: give another containerPath")
+		case slices.ContainsFunc(d.out.Devices, func(o v1alpha1.Device) bool {
+			return overlap(inside, o.ContainerPath)
+		}):
+			d.invalid(where, inside, "is above or below another device: give another containerPath")
 		}
 		seen[inside] = true
 		d.out.Devices = append(d.out.Devices, v1alpha1.Device{
 			Path: path.Clean(dev.Path), ContainerPath: inside, Permissions: permissions,
 		})
 	}
+}
+
+// overlap reports whether two paths are equal, or one is below the other.
+func overlap(a, b string) bool {
+	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
 // devicePath reports whether a path can be that of a device.

@@ -87,6 +87,14 @@ func TestFaults(t *testing.T) {
 			"spec.devices[0].path", "mountPath of volumeMounts",
 		},
 		{
+			"a device above a volume", mount("mountPath: /dev/x/y") + "\ndevices: [{path: /dev/x}]",
+			"spec.devices[0].path", "mountPath of volumeMounts",
+		},
+		{
+			"a device below a device", image + `devices: [{path: /dev/x}, {path: /dev/x/y}]`,
+			"spec.devices[1].path", "another device",
+		},
+		{
 			"permissions of a device", image + `devices: [{path: /dev/x, permissions: wr}]`,
 			"spec.devices[0].permissions", "rwm",
 		},
@@ -127,7 +135,7 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			"a sysctl in another spelling", image + `securityContext: {sysctls: [{name: net/ipv4/tcp_rmem, value: "1"}]}`,
-			"spec.securityContext.sysctls[0].name", "a cluster allows",
+			"spec.securityContext.sysctls[0].name", "not allowed in a cluster",
 		},
 		{
 			"a group beyond the kernel's", image + `securityContext: {supplementalGroups: [1, -1]}`,

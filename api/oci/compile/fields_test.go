@@ -414,23 +414,19 @@ func fieldCases() map[string]fieldCase {
 			s.Devices[0].Permissions = "r"
 		}),
 		"ulimits[].name": honoured(arrives{
-			"config.process.rlimits[RLIMIT_NOFILE].*":   "",
-			"config.process.rlimits[RLIMIT_NPROC].type": `"RLIMIT_NPROC"`,
-			"config.process.rlimits[RLIMIT_NPROC].soft": `8`,
-			"config.process.rlimits[RLIMIT_NPROC].hard": `9`,
-		},
-			func(s *spec) {
-				s.Ulimits[0].Name = "nproc"
-			}),
-		"ulimits[].soft": honoured(arrives{"config.process.rlimits[RLIMIT_NOFILE].soft": `7`},
-			func(s *spec) {
-				s.Ulimits[0].Soft = 7
-			}),
-		"ulimits[].hard": honoured(
-			arrives{"config.process.rlimits[RLIMIT_NOFILE].hard": `18446744073709552000`}, // a float64's 2^64-1
-			func(s *spec) {
-				s.Ulimits[0].Hard = -1
-			}),
+			"process.ulimits[nofile].*":   "",
+			"process.ulimits[nproc].name": `"nproc"`,
+			"process.ulimits[nproc].soft": `8`,
+			"process.ulimits[nproc].hard": `9`,
+		}, func(s *spec) {
+			s.Ulimits[0].Name = "nproc"
+		}),
+		"ulimits[].soft": honoured(arrives{"process.ulimits[nofile].soft": `7`}, func(s *spec) {
+			s.Ulimits[0].Soft = 7
+		}),
+		"ulimits[].hard": honoured(arrives{"process.ulimits[nofile].hard": `-1`}, func(s *spec) {
+			s.Ulimits[0].Hard = -1
+		}),
 		"shmSize": honoured(arrives{
 			"config.mounts[/dev/shm].options": `["nosuid","noexec","nodev","mode=1777","size=268435456"]`,
 		}, func(s *spec) {

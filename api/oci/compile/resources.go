@@ -140,7 +140,7 @@ func pids(d *draft) {
 	}
 }
 
-// ulimits compiles process.rlimits.
+// ulimits checks spec.ulimits and passes them to the agent, which makes process.rlimits of them.
 func ulimits(d *draft) {
 	seen := map[string]bool{}
 	for i, u := range d.in.Ulimits {
@@ -154,14 +154,12 @@ func ulimits(d *draft) {
 			continue
 		}
 		seen[u.Name] = true
-		soft, ok := ulimit(d, at.Child("soft"), u.Soft)
-		hard, okHard := ulimit(d, at.Child("hard"), u.Hard)
-		if ok && okHard && soft > hard {
+		ok := ulimit(d, at.Child("soft"), u.Soft)
+		// The kernel's number for no limit is its greatest.
+		if ulimit(d, at.Child("hard"), u.Hard) && ok && uint64(u.Soft) > uint64(u.Hard) {
 			d.invalid(at.Child("soft"), u.Soft, "must be at most hard, where -1 is no limit")
 		}
-		d.spec.Process.Rlimits = append(d.spec.Process.Rlimits, specs.POSIXRlimit{
-			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: soft, Hard: hard,
-		})
+		d.out.Process.Ulimits = append(d.out.Process.Ulimits, u)
 	}
 }
 
@@ -173,13 +171,13 @@ func ulimitNames() []string {
 	}
 }
 
-// ulimit returns the kernel's value of a limit, and whether it may be.
-func ulimit(d *draft, at *field.Path, v int64) (uint64, bool) {
+// ulimit reports whether a limit is one: a number, or -1 for none.
+func ulimit(d *draft, at *field.Path, v int64) bool {
 	if v < -1 {
 		d.invalid(at, v, "must be 0 or more, or -1 for no limit")
-		return 0, false
+		return false
 	}
-	return uint64(v), true // -1 is RLIM_INFINITY
+	return true
 }
 
 // otherResources refuses every other resource.

@@ -31,6 +31,11 @@ func revisions() map[string]int32 {
 		"logging.maxSize":               2,
 		"logging.maxFiles":              2,
 
+		"process.ulimits":        3,
+		"process.ulimits[].name": 3,
+		"process.ulimits[].soft": 3,
+		"process.ulimits[].hard": 3,
+
 		"devices":                 3,
 		"allDevices":              3,
 		"devices[].path":          3,

@@ -79,8 +79,8 @@ func sysctlName(d *draft, at *field.Path, name string) bool {
 		return false
 	}
 	if !d.unsafeSysctls && !slices.Contains(safeSysctls(), name) {
-		d.invalid(at, name, "is not one that a cluster allows; those are kernel.shm_rmid_forced and "+
-			"of net.ipv4 "+strings.Join(safeOfIPv4(), ", "))
+		d.invalid(at, name, "is not allowed in a cluster; allowed: kernel.shm_rmid_forced, and of "+
+			"net.ipv4 "+strings.Join(safeOfIPv4(), ", "))
 		return false
 	}
 	return true

@@ -104,6 +104,12 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	}
 	p.User.UID, p.User.GID, p.User.AdditionalGids = id.UID, id.GID, id.Groups
 
+	for _, u := range bundle.Process.Ulimits {
+		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{
+			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard),
+		})
+	}
+
 	p.Env = layered(id.Home, image.Env, p.Env)
 
 	if spec.Linux == nil {
@@ -112,11 +118,26 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	if o.CgroupsPath != "" {
 		spec.Linux.CgroupsPath = o.CgroupsPath
 	}
-	addDevices(spec.Linux, bundle.Devices, o.Devices)
+	nodes := o.Devices
+	if bundle.AllDevices {
+		nodes = visible(nodes, spec.Mounts)
+	}
+	addDevices(spec.Linux, bundle.Devices, nodes)
 	if r := spec.Linux.Resources; o.NoSwapLimit && r != nil && r.Memory != nil {
 		r.Memory.Swap = nil
 	}
 	return spec, nil
+}
+
+// visible returns the nodes that are not at, above or below a mount in /dev: a runtime would create
+// them in the mounted volume, or could not create them.
+func visible(nodes []specs.LinuxDevice, mounts []specs.Mount) []specs.LinuxDevice {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n specs.LinuxDevice) bool {
+		return slices.ContainsFunc(mounts, func(m specs.Mount) bool {
+			return strings.HasPrefix(m.Destination, "/dev/") && (n.Path == m.Destination ||
+				strings.HasPrefix(n.Path, m.Destination+"/") || strings.HasPrefix(m.Destination, n.Path+"/"))
+		})
+	})
 }
 
 // addDevices adds devices of the node, and the rules of the device cgroup that allow the use of

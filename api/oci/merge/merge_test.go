@@ -6,11 +6,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-run/berth/api/oci/accounts"
@@ -304,5 +307,44 @@ func TestDocumentWithoutSwapLimit(t *testing.T) {
 	spec.Config.Raw = []byte(`{}`)
 	if _, err := Document(spec, nil, Options{NoSwapLimit: true}); err != nil {
 		t.Error(err) // no resources to take it from
+	}
+}
+
+// TestDevicesBelowMounts: of all devices of the node, those that a volume hides are left out.
+func TestDevicesBelowMounts(t *testing.T) {
+	spec, err := Document(&v1alpha1.OCIBundleSpec{
+		AllDevices: true, Process: v1alpha1.BundleProcess{Command: []string{"x"}},
+		Config: runtime.RawExtension{Raw: []byte(
+			`{"mounts":[{"destination":"/dev"},{"destination":"/dev/snd"},{"destination":"/dev/a/b"}]}`)},
+	}, nil, Options{Devices: []specs.LinuxDevice{
+		{Path: "/dev/a"}, {Path: "/dev/fuse"}, {Path: "/dev/snd/timer"}, {Path: "/dev/sndx"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, d := range spec.Linux.Devices {
+		paths = append(paths, d.Path)
+	}
+	if want := []string{"/dev/fuse", "/dev/sndx"}; !slices.Equal(paths, want) {
+		t.Errorf("found %v; want %v", paths, want)
+	}
+}
+
+// TestNoLimit: no limit reaches the kernel, also through an API server, which reads numbers of the
+// document as floating-point numbers.
+func TestNoLimit(t *testing.T) {
+	spec, err := Document(&v1alpha1.OCIBundleSpec{
+		Process: v1alpha1.BundleProcess{
+			Command: []string{"x"}, Ulimits: []v1alpha1.Ulimit{{Name: "core", Soft: 0, Hard: -1}},
+		},
+		Config: runtime.RawExtension{Raw: []byte(`{}`)},
+	}, nil, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Hard: math.MaxUint64}}
+	if got := spec.Process.Rlimits; !slices.Equal(got, want) {
+		t.Errorf("found %v; want %v", got, want)
 	}
 }
