@@ -37,6 +37,28 @@ func openProcess(pid int, startTime uint64) (int, error) {
 	return fd, nil
 }
 
+// mayLive reports whether a process that is not our child lives, or it is not known that it has
+// ended. The pidfd is -1 if there is none, and the start time 0 if it could not be read.
+func mayLive(pidfd, pid int, startTime uint64) bool {
+	if pidfd < 0 {
+		fd, err := openProcess(pid, startTime)
+		if err != nil {
+			return true
+		}
+		if fd < 0 {
+			return startTime == 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+		}
+		defer unix.Close(fd)
+		pidfd = fd
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return err != nil || n == 0
+		}
+	}
+}
+
 // shortage returns an error that says that descriptors or memory have run out, and nil for others.
 func shortage(err error) error {
 	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM} {

@@ -213,8 +213,8 @@ func waitFor(pid int) (unix.WaitStatus, error) {
 	return ws, err
 }
 
-// reap takes note of the end of the container's process after its pidfd has polled as readable. It
-// returns false if the process has not ended.
+// reap takes note of the end of the container's process. It returns false if the process has not
+// ended. The pidfd of an adopted one has polled as readable.
 func (s *server) reap(c *container) bool {
 	s.mu.Lock()
 	if c.adopted {
@@ -236,6 +236,11 @@ func (s *server) reap(c *container) bool {
 		s.mu.Unlock()
 		return false
 	}
+	// If it is not our child, a handler's program leaves the container to a daemon of its own.
+	if err != nil && mayLive(c.pidfd, c.pid, c.rec.StartTime) {
+		s.mu.Unlock()
+		return false
+	}
 	delete(s.byPID, c.pid)
 	if err == nil {
 		s.zombies[c.pid] = true
@@ -245,7 +250,6 @@ func (s *server) reap(c *container) bool {
 		s.exited(c, &ws, nil)
 		return true
 	}
-	// It is not our child: a handler's program that leaves the container to a daemon of its own.
 	if ws, err = exitStatusOfNonChild(c.pidfd, c.pid, c.rec.StartTime); err != nil {
 		s.exited(c, nil, err)
 	} else {

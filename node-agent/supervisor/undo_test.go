@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/leaktest"
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -108,6 +109,61 @@ func TestCreateIsNotUndone(t *testing.T) {
 					t.Errorf("process: found %v; want %v", err, unix.ESRCH)
 				}
 				_ = cmd.Process.Release()
+			}
+		})
+	}
+}
+
+// TestLivingNonChildIsNotReaped: a process that is no child has not ended before it has, also where
+// it has no pidfd, or its start time could not be read.
+func TestLivingNonChildIsNotReaped(t *testing.T) {
+	for name, tc := range map[string]struct{ pidfd, startTime bool }{
+		"pidfd": {true, true}, "no pidfd": {false, true}, "neither": {false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leaktest.Check(t)
+			s := testServer(t)
+			parent := exec.Command("sh", "-c", "sleep 1000 >/dev/null & echo $!; wait")
+			out, err := parent.StdoutPipe()
+			if err == nil {
+				err = parent.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var pid int
+			if _, err := fmt.Fscan(out, &pid); err != nil {
+				t.Fatal(err)
+			}
+			c := &container{
+				id: "web", op: newOperations(), pid: pid, pidfd: -1, unwatched: true,
+				ended: make(chan struct{}),
+			}
+			c.rec.Status = protocol.Status{ID: "web", State: protocol.Creating}
+			if tc.startTime {
+				st, err := procfs.ReadStat(pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.rec.StartTime = st.StartTime
+			}
+			if tc.pidfd {
+				if c.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.byPID[pid] = c
+			if s.reap(c) {
+				t.Error("found the end of a process that lives")
+			}
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			if !s.awaitEnd(c) {
+				t.Error("found no end of a process that has been killed")
+			}
+			if err := parent.Wait(); err != nil {
+				t.Error(err)
 			}
 		})
 	}
