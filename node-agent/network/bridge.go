@@ -210,10 +210,12 @@ func (b *Bridge) masquerade(ctx context.Context, subnets []netip.Prefix) (bool, 
 			}
 			return out, err
 		}
-		if _, err := run("-C"); err == nil {
-			continue
+		out, err := run("-C")
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == 1 { // there is no such rule
+			out, err = run("-A")
 		}
-		if out, err := run("-A"); err != nil {
+		if err != nil {
 			return false, fmt.Errorf("masquerade %s: %s: %w: %s", p, program, err, bytes.TrimSpace(out))
 		}
 	}
