@@ -417,6 +417,65 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// TestPruneIsInterrupted: an agent that ends disconnects no more containers, and executes no plugin.
+func TestPruneIsInterrupted(t *testing.T) {
+	n := newNode(t)
+	n.attach("gone", Wanted{})
+	if err := os.RemoveAll(filepath.Join(n.dir, "bundles/gone")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	none := func(cancel func()) func() ([]string, error) {
+		return func() ([]string, error) { cancel(); return nil, nil }
+	}
+	if err := n.Prune(ctx, none(cancel)); !errors.Is(err, context.Canceled) {
+		t.Errorf("found %v; want %v", err, context.Canceled)
+	}
+	if leases, err := n.Bridge.leases(); err != nil || len(leases) != 1 {
+		t.Errorf("found the addresses %v, %v; want those of the container", leases, err)
+	}
+	if err := n.Prune(t.Context(), none(func() {})); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPruneGoesOn: a container that cannot be disconnected keeps no other from it, and leaves no
+// directory that nothing removes.
+func TestPruneGoesOn(t *testing.T) {
+	n := newNode(t)
+	addresses := map[string][]netip.Addr{}
+	for _, id := range []string{"a", "b", "c"} {
+		addresses[id] = n.attach(id, Wanted{})
+		if err := os.RemoveAll(filepath.Join(n.dir, "bundles", id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := func(id string) string { return filepath.Join(n.pruneDir(), addresses[id][0].String()) }
+	// A file in the place of the directory of one, a directory in the place of the lock of another.
+	if err := os.MkdirAll(filepath.Join(dir("b"), lockFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir("a"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	none := func() ([]string, error) { return nil, nil }
+	if err := n.Prune(t.Context(), none); err == nil {
+		t.Error("found no error; want those of both")
+	}
+	if leases, err := n.Bridge.leases(); err != nil || len(leases["c"]) > 0 {
+		t.Errorf("found the addresses %v, %v; want none of c", leases, err)
+	}
+	if err := os.Remove(dir("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Prune(t.Context(), none); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(n.pruneDir()); err != nil || len(entries) != 1 {
+		t.Errorf("found %v, %v; want the lock of the plugins alone", entries, err)
+	}
+}
+
 // TestPruneIsAlone: nothing is collected of a container that is connected while that begins, and
 // none is connected until all that collects has ended, also if an agent was killed.
 func TestPruneIsAlone(t *testing.T) {
@@ -431,11 +490,13 @@ echo '{"cniVersion":"1.1.0"}'`)
 	n.conf("10-net.conflist", `{"cniVersion":"1.1.0","name":"net","plugins":[{"type":"slow"}]}`)
 	var all sync.WaitGroup
 	all.Go(func() { n.attach("first", Wanted{}) })
-	for {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(order); err == nil {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		if time.Now().After(end) {
+			t.Fatal("the plugin was not executed")
+		}
 	}
 	if err := n.Prune(t.Context(), func() ([]string, error) {
 		entries, err := os.ReadDir(filepath.Join(n.dir, "bundles"))
@@ -483,18 +544,40 @@ func TestAttachIsBusy(t *testing.T) {
 	}
 }
 
-// TestIptablesHangs: another process may hold the lock of iptables for good.
+// TestIptablesHangs: another process may hold the lock of iptables for good. A rule is added only if
+// iptables has said that there is none.
 func TestIptablesHangs(t *testing.T) {
-	dir := t.TempDir()
-	err := os.WriteFile(filepath.Join(dir, "iptables"), []byte("#!/bin/sh\nexec sleep 1000\n"), 0o700)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	b := &Bridge{RunDir: dir, patience: 50 * time.Millisecond}
-	_, err = b.masquerade(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")})
-	if err == nil || !strings.Contains(err.Error(), "iptables: did not end within 50ms") {
-		t.Errorf("found %v; want that iptables did not end", err)
+	for name, tc := range map[string]struct{ script, want, calls string }{
+		"hangs":   {"exec sleep 1000", "iptables: did not end within 50ms", "-C\n"},
+		"killed":  {"kill -9 $$", "iptables: signal: killed", "-C\n"},
+		"refuses": {"exit 2", "iptables: exit status 2", "-C\n"},
+		"no rule": {"[ $4 = -A ] || exit 1", "", "-C\n-A\n"},
+		"rule":    {"exit 0", "", "-C\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			script := "#!/bin/sh\necho $4 >>" + dir + "/calls\n" + tc.script + "\n"
+			err := os.WriteFile(filepath.Join(dir, "iptables"), []byte(script), 0o700)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			b := &Bridge{RunDir: dir, patience: time.Minute}
+			if name == "hangs" {
+				b.patience = 50 * time.Millisecond
+			}
+			_, err = b.masquerade(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")})
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("found %v; want %q", err, tc.want)
+			}
+			calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+			if name == "hangs" && errors.Is(err, os.ErrNotExist) {
+				return // it was ended before it came to that
+			}
+			if string(calls) != tc.calls {
+				t.Errorf("found the calls %q; want %q", calls, tc.calls)
+			}
+		})
 	}
 }
 

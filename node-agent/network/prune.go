@@ -85,10 +85,14 @@ func (n *Networks) pruneList(
 		if owned(id) || n.Bridge == nil || list.Name != n.Bridge.Name() {
 			continue
 		}
+		if ctx.Err() != nil {
+			break
+		}
 		n.Log.Warn("disconnect a container that does not exist", "id", id, "addresses", addresses)
 		f := looseFiles(filepath.Join(n.pruneDir(), addresses[0].String()))
 		if err := os.MkdirAll(string(f), 0o700); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		op, err := n.beginAlone(ctx, id, f)
 		if err != nil {
@@ -102,11 +106,16 @@ func (n *Networks) pruneList(
 		}))
 		op.lock.Close()
 	}
-	left, _ := filepath.Glob(filepath.Join(n.pruneDir(), "*", lockFile)) // also by a killed agent
-	for _, lock := range left {
-		if !durable.Locked(lock) {
-			errs = append(errs, os.RemoveAll(filepath.Dir(lock)))
+	left, err := os.ReadDir(n.pruneDir()) // also by a killed agent
+	errs = append(errs, err)
+	for _, e := range left {
+		dir := filepath.Join(n.pruneDir(), e.Name())
+		if e.IsDir() && !durable.Locked(filepath.Join(dir, lockFile)) {
+			errs = append(errs, os.RemoveAll(dir))
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return errors.Join(append(errs, err)...)
 	}
 	// libcni finds no cached result there, so it disconnects nothing itself.
 	cni := libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Namespaces.Dir, "no-cache"),
