@@ -47,7 +47,7 @@ type Names struct {
 //
 // A path that the user mounts something on, or below, is the user's. So is one that the root
 // filesystem has no place for: where something else than a regular file stands, or nothing where
-// nothing can be made.
+// nothing can be made. That is an error if a field of the Container needs the file.
 func (d Dir) MountNames(spec *specs.Spec, rootfs string, n Names) error {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -59,7 +59,15 @@ func (d Dir) MountNames(spec *specs.Spec, rootfs string, n Names) error {
 		return err
 	}
 	for _, f := range files {
-		if mountedOver(spec.Mounts, "/etc/"+f.name) || !placeFor(root, "etc/"+f.name) {
+		obstacle := ""
+		mounted := mountedOver(spec.Mounts, "/etc/"+f.name)
+		if !mounted {
+			obstacle = obstacleAt(root, "etc/"+f.name)
+		}
+		if field := n.needs(f.name); obstacle != "" && field != "" {
+			return fmt.Errorf("spec.%s: %s", field, obstacle)
+		}
+		if mounted || obstacle != "" {
 			if f.name == "resolv.conf" {
 				notice = nil // it is not the container's
 			}
@@ -127,25 +135,50 @@ func mountedOver(mounts []specs.Mount, path string) bool {
 	})
 }
 
-// placeFor reports whether a file can be mounted at path in the root filesystem: on a regular file,
-// also through links, all held in the root, or on one that the runtime creates.
-func placeFor(root int, path string) bool {
+// needs returns the field of the Container that a file in /etc is needed for, or "".
+func (n Names) needs(file string) string {
+	w := n.Wanted
+	switch {
+	case w == nil:
+	case file == "hosts" && len(w.HostAliases) > 0:
+		return "hostAliases"
+	case file == "hosts" && w.Subdomain != "":
+		return "subdomain"
+	case file == "resolv.conf" && w.DNSConfig != nil:
+		return "dnsConfig"
+	case file == "resolv.conf" && w.DNSPolicy != "":
+		return "dnsPolicy"
+	}
+	return ""
+}
+
+// obstacleAt returns why no file can be mounted at path in the root filesystem, or "" if one can:
+// on a regular file, also through links, all held in the root, or on one that the runtime creates.
+func obstacleAt(root int, path string) string {
 	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+	other := "found /" + path + " of the image that is no regular file;" +
+		" allowed: a regular file or none"
 	fd, err := scoped.Open(root, path, unix.O_PATH, resolve)
 	if err == nil {
 		defer unix.Close(fd)
 		var st unix.Stat_t
-		return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			return ""
+		}
+		return other
 	}
 	if !errors.Is(err, unix.ENOENT) {
-		return false
+		return other
 	}
 	if fd, err := scoped.Open(root, path, unix.O_PATH|unix.O_NOFOLLOW, resolve); err == nil {
 		unix.Close(fd)
-		return false // a link to nothing, such as resolv.conf of a system with systemd-resolved
+		return other // a link to nothing, such as resolv.conf of a system with systemd-resolved
 	}
 	var st unix.Statfs_t
-	return unix.Fstatfs(root, &st) == nil && st.Flags&unix.ST_RDONLY == 0
+	if unix.Fstatfs(root, &st) != nil || st.Flags&unix.ST_RDONLY != 0 {
+		return "found no /" + path + " in a read-only rootfs; allowed: a regular file there"
+	}
+	return ""
 }
 
 // nameFiles returns the files for a container. Their content depends on whether it has a network
@@ -168,7 +201,7 @@ func nameFiles(spec *specs.Spec, n Names) ([]nameFile, *DNSNotice, error) {
 		spec.Hostname = hostname + "." + domain
 		if len(spec.Hostname) > maxHostname {
 			return nil, nil, fmt.Errorf(
-				"setHostnameAsFQDN: found %q, which has %d bytes; allowed: at most %d: shorten hostname or subdomain",
+				"spec.setHostnameAsFQDN: found %q, which has %d bytes; allowed: at most %d: shorten hostname or subdomain",
 				spec.Hostname, len(spec.Hostname), maxHostname)
 		}
 	}

@@ -11,6 +11,10 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // hostFS returns a node's root directory with these files.
@@ -125,6 +129,85 @@ func link(t *testing.T, target, root, path string) {
 	}
 	if err := os.Symlink(target, path); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestNamesWithoutAPlace: a start fails if a field needs a file that the image leaves no place for.
+func TestNamesWithoutAPlace(t *testing.T) {
+	directory := func(path string) func(t *testing.T, r string) {
+		return func(t *testing.T, r string) { place(t, r, path+"/x", "") }
+	}
+	dangling := func(t *testing.T, r string) { link(t, "../run/x/stub-resolv.conf", r, "etc/resolv.conf") }
+	const resolv = "found /etc/resolv.conf of the image that is no regular file; allowed: a regular file or none"
+	const hosts = "found /etc/hosts of the image that is no regular file; allowed: a regular file or none"
+	for name, tc := range map[string]struct {
+		rootfs func(t *testing.T, rootfs string)
+		wanted v1alpha1.BundleNames
+		mounts []string
+		want   string
+	}{
+		"dnsConfig": {
+			dangling,
+			v1alpha1.BundleNames{DNSConfig: &v1alpha1.DNSConfig{Searches: []string{"a"}}},
+			nil,
+			"spec.dnsConfig: " + resolv,
+		},
+		"dnsPolicy": {
+			directory("etc/resolv.conf"),
+			v1alpha1.BundleNames{DNSPolicy: corev1.DNSDefault},
+			nil,
+			"spec.dnsPolicy: " + resolv,
+		},
+		"hostAliases": {
+			directory("etc/hosts"), v1alpha1.BundleNames{
+				HostAliases: []v1alpha1.HostAlias{{IP: "::1", Hostnames: []string{"a"}}},
+			}, nil, "spec.hostAliases: " + hosts,
+		},
+		"subdomain":              {directory("etc/hosts"), v1alpha1.BundleNames{Subdomain: "a"}, nil, "spec.subdomain: " + hosts},
+		"hosts is not resolv":    {dangling, v1alpha1.BundleNames{Subdomain: "a"}, nil, ""},
+		"resolv is not hosts":    {directory("etc/hosts"), v1alpha1.BundleNames{DNSPolicy: corev1.DNSDefault}, nil, ""},
+		"FQDN needs no file":     {directory("etc/hosts"), v1alpha1.BundleNames{SetHostnameAsFQDN: true}, nil, ""},
+		"a volume of the user's": {directory("etc/hosts"), v1alpha1.BundleNames{Subdomain: "a"}, []string{"/etc"}, ""},
+		"a read-only root filesystem": {
+			func(t *testing.T, r string) {
+				needs.Root(t)
+				for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
+					if err := unix.Mount(r, r, "", flags, ""); err != nil {
+						t.Fatal(err)
+					}
+				}
+				t.Cleanup(func() {
+					if err := unix.Unmount(r, 0); err != nil {
+						t.Error(err)
+					}
+				})
+			},
+			v1alpha1.BundleNames{Subdomain: "a"},
+			nil,
+			"spec.subdomain: found no /etc/hosts in a read-only rootfs; allowed: a regular file there",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rootfs := t.TempDir()
+			tc.rootfs(t, rootfs)
+			b, err := Open(filepath.Join(t.TempDir(), "bundles"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := b.Dir("x")
+			if err := dir.Make(); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if err := dir.MountNames(specWith(tc.mounts...), rootfs, Names{
+				Container: "web", Host: hostFS(nil), Wanted: &tc.wanted,
+			}); err != nil {
+				got = err.Error()
+			}
+			if got != tc.want {
+				t.Errorf("found %q; want %q", got, tc.want)
+			}
+		})
 	}
 }
 

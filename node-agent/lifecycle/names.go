@@ -4,7 +4,6 @@ package lifecycle
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/berth-run/berth/node-agent/bundle"
@@ -23,7 +22,7 @@ func (s namesStage) Ensure(_ context.Context, c *Container) error {
 		Addresses: c.Addresses, Host: os.DirFS("/"), Cluster: s.cluster,
 	}
 	if err := c.Dir.MountNames(c.Spec, c.Rootfs, names); err != nil {
-		return ownFiles(fmt.Errorf("config: %w", err))
+		return ownFiles(err)
 	}
 	return nil
 }

@@ -314,6 +314,22 @@ func TestFaults(t *testing.T) {
 			"spec.hostAliases[0].hostnames[1]", "RFC 1123 subdomain",
 		},
 		{
+			"aliases beside a hosts file", image + "hostAliases: [{ip: 192.0.2.1, hostnames: [a]}]\n" + mountAt("/etc//hosts"),
+			"spec.hostAliases", "is for /etc/hosts, which volumeMounts[0] replaces: remove hostAliases or that volumeMount",
+		},
+		{
+			"subdomain beside an /etc", image + "subdomain: a\n" + mountAt("/etc/"),
+			"spec.subdomain", "is for /etc/hosts, which volumeMounts[0] replaces",
+		},
+		{
+			"dnsPolicy beside an /etc", image + "dnsPolicy: Default\n" + mountAt("/etc"),
+			"spec.dnsPolicy", "is for /etc/resolv.conf, which volumeMounts[0] replaces",
+		},
+		{
+			"dnsConfig beside a resolv.conf", image + "dnsConfig: {searches: [a]}\n" + mountAt("/etc/./resolv.conf"),
+			"spec.dnsConfig", "is for /etc/resolv.conf, which volumeMounts[0] replaces",
+		},
+		{
 			"alias without names", image + "hostAliases: [{ip: 192.0.2.1}]",
 			"spec.hostAliases[0].hostnames", "name at least one",
 		},
@@ -666,4 +682,9 @@ func TestCPU(t *testing.T) {
 			t.Errorf("%+v: got quota %d, shares %d", tc, quota, *cpu.Shares)
 		}
 	}
+}
+
+// mountAt returns the fields of a volume that is mounted at a path.
+func mountAt(path string) string {
+	return "volumes: [{name: own, emptyDir: {}}]\nvolumeMounts: [{name: own, mountPath: " + path + "}]\n"
 }

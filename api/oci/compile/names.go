@@ -5,6 +5,8 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +24,7 @@ func names(d *draft) {
 	hostAliases(d)
 	dnsPolicy(d)
 	dnsConfig(d)
+	hiddenNames(d)
 	in := &d.in
 	out := &v1alpha1.BundleNames{
 		Subdomain: in.Subdomain, SetHostnameAsFQDN: in.SetHostnameAsFQDN, DNSPolicy: in.DNSPolicy,
@@ -35,6 +38,30 @@ func names(d *draft) {
 	if out.Subdomain != "" || out.SetHostnameAsFQDN || out.HostAliases != nil ||
 		out.DNSPolicy != "" || out.DNSConfig != nil {
 		d.out.Names = out
+	}
+}
+
+// hiddenNames refuses fields whose file a volume of the user replaces.
+func hiddenNames(d *draft) {
+	hides := func(file string) int {
+		return slices.IndexFunc(d.in.VolumeMounts, func(m corev1.VolumeMount) bool {
+			p := path.Clean(m.MountPath)
+			return p == file || p == path.Dir(file)
+		})
+	}
+	for _, f := range []struct {
+		name, file string
+		set        bool
+	}{
+		{"hostAliases", "/etc/hosts", len(d.in.HostAliases) > 0},
+		{"subdomain", "/etc/hosts", d.in.Subdomain != ""},
+		{"dnsPolicy", "/etc/resolv.conf", d.in.DNSPolicy != ""},
+		{"dnsConfig", "/etc/resolv.conf", d.in.DNSConfig != nil},
+	} {
+		if i := hides(f.file); f.set && i >= 0 {
+			d.refuse(d.path.Child(f.name), fmt.Sprintf(
+				"is for %s, which volumeMounts[%d] replaces: remove %s or that volumeMount", f.file, i, f.name))
+		}
 	}
 }
 
