@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +41,9 @@ const (
 	externalRoot = "external"
 	// maxExternal bounds the file, in bytes.
 	maxExternal = 1 << 20
+	// stateTimeout is the time that a program may take to say whether it has kept a container: more
+	// than a busy machine needs.
+	stateTimeout = time.Minute
 )
 
 // findExternal looks a runtime type up in the file of --runtimes.
@@ -126,14 +130,22 @@ func (e *external) create(
 	err = e.call(ctx, a, c.name, id, args)
 	stays := err == nil && (c.name == "create" || isTrue(fs, "detach")) ||
 		hasFiles(filepath.Join(dir, externalRoot), id)
-	if !stays && isTrue(fs, "keep") { // the exit code may be that of the container's program
-		_, unknown := e.cli(a, id).Output(ctx, id, "state", id)
-		stays = unknown == nil
+	var code exitError
+	if !stays && isTrue(fs, "keep") && (err == nil || errors.As(err, &code)) {
+		stays = e.mayKnow(ctx, a, id) // the exit code may be that of the container's program
 	}
 	if !stays { // it failed, or `run` has removed the container already
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	return err
+}
+
+// mayKnow reports whether the program has a container of that id, or cannot say that it has none.
+func (e *external) mayKnow(ctx context.Context, a *app, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	_, err := e.cli(a, id).Output(ctx, id, "state", id)
+	return !errors.Is(err, handler.ErrNotExist)
 }
 
 // isTrue reports whether a command has a flag of that name, which is set.

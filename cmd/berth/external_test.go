@@ -100,6 +100,28 @@ esac
 		berth(t, "--root", root, "delete", "c").is(t, 0, "", "")
 	}
 	run(0, "--detach=false")
+	// A program that does not say that it has no container may have kept it.
+	for words, known := range map[string]bool{
+		"the state cannot be read": true, "container does not exist": false,
+	} {
+		must(t, os.WriteFile(program, []byte(`#!/bin/sh
+case "$3" in
+run) exit 7 ;;
+--log) echo "`+words+`" >&2; exit 1 ;;
+esac
+`), 0o755))
+		run(7, "--keep")
+		_, err := os.Stat(filepath.Join(root, "c", externalFile))
+		if known != (err == nil) {
+			t.Errorf("%s: found %v; want the container to be known: %v", words, err, known)
+		}
+		if err == nil {
+			berth(t, "--root", root, "delete", "c").is(t, 0, "", "")
+		}
+	}
+	must(t, os.Remove(program))
+	berth(t, "--root", root, "--runtimes", config, "run", "--runtime-type", "other", "--keep", "c").is(t,
+		1, "", "no such file")
 	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
 	}
