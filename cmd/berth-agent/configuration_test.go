@@ -197,12 +197,22 @@ func TestOnConfigChange(t *testing.T) {
 	h.start()
 	runs("three", 2)
 
-	// Neither its absence nor its return changes anything.
+	// Neither its absence nor its return changes anything. While a manifest is refused that may have
+	// it, the status says that.
+	says := func(name, what string) {
+		t.Helper()
+		h.until(name+" says: "+what, func() bool {
+			running := meta.FindStatusCondition(h.get(name).Status.Conditions, v1alpha1.ConditionRunning)
+			return running.Status == "True" && strings.Contains(running.Message, what)
+		})
+	}
+	h.raw("broken.yaml", "{")
 	h.remove("settings.yaml")
-	h.until("the status says so", func() bool {
-		running := meta.FindStatusCondition(h.get("files").Status.Conditions, v1alpha1.ConditionRunning)
-		return strings.Contains(running.Message, "found no ConfigMap settings")
-	})
+	says("env", "changes of its ConfigMaps and Secrets do not restart it: a manifest is refused that may")
+	says("files", "do not restart it: a manifest is refused that may have an object of theirs; "+
+		"the files of its volumes stay as they are: a manifest is refused that may have an object of theirs")
+	h.remove("broken.yaml")
+	says("files", "the files of its volumes stay as they are: spec.volumes[0].configMap: found no ConfigMap settings")
 	settings("three")
 	h.until("the ConfigMap is back", func() bool {
 		running := meta.FindStatusCondition(h.get("files").Status.Conditions, v1alpha1.ConditionRunning)

@@ -189,6 +189,11 @@ func (h filesHost) checkFilesFollow(c *v1alpha1.Container) {
 	h.write("app.yaml", "  archive: {path: "+programs+"/busybox.tar}"+
 		strings.Replace(filesManifest, "64Mi", "66Mi", 1))
 	h.untilSeen("app", 3)
+	h.until("the status says so", func() bool {
+		running := meta.FindStatusCondition(h.get("app").Status.Conditions, v1alpha1.ConditionRunning)
+		return running.Status == "True" && strings.Contains(running.Message,
+			"the files of its volumes stay as they are: a manifest is refused that may have an object of theirs")
+	})
 	if got := inContainer(c, "/o/a"); got != "now" {
 		h.t.Errorf("found %q while the file of the object is refused", got)
 	}

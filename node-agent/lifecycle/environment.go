@@ -76,17 +76,27 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	return nil
 }
 
-// comparable reports whether a running container may be compared with the objects that it refers
-// to. After a start of the agent, a refused manifest may be the one that had an object.
-func (s environmentStage) comparable(c *Container) bool {
+// errMayBeRefused is the reason for which a running container is not compared with its objects.
+var errMayBeRefused = errors.New("a manifest is refused that may have an object of theirs")
+
+// comparable reports whether what a running container has may be compared with the objects that it
+// is made of. After a start of the agent, a refused manifest may be the one that had an object:
+// that is an error.
+func (s environmentStage) comparable(c *Container, made []environment.Object) (bool, error) {
 	if s.objects == nil {
-		return true
+		return true, nil
 	}
-	return s.objects.Read() && (s.objects.Complete() ||
-		!slices.ContainsFunc(allReferences(c), func(o environment.Object) bool {
-			_, found := s.objects.Data(c.Bundle.Owner().Namespace, o)
-			return !found
-		}))
+	if !s.objects.Read() {
+		return false, nil
+	}
+	missing := slices.ContainsFunc(made, func(o environment.Object) bool {
+		_, found := s.objects.Data(c.Bundle.Owner().Namespace, o)
+		return !found
+	})
+	if missing && !s.objects.Complete() {
+		return false, errMayBeRefused
+	}
+	return true, nil
 }
 
 // allReferences returns the objects that variables and volumes of a container refer to.

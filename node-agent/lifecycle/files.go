@@ -64,24 +64,34 @@ func (s filesStage) Ensure(_ context.Context, c *Container) error {
 			Message: "spec." + missing.Error(),
 		}
 	}
+	if pending := (*Pending)(nil); err != nil && !errors.As(err, &pending) {
+		return fmt.Errorf("spec.%w", err)
+	}
 	if err != nil {
 		return err
 	}
 	return ownFiles(c.Dir.WriteFiles(volumes))
 }
 
-// Stale returns the error of an object that is missing, with which a running container keeps its
-// files.
+// Stale returns an error if an object is missing: the running container keeps its files then.
 func (s filesStage) Stale(c *Container) (bool, error) {
-	if !hasFiles(c.Bundle) || !s.comparable(c) {
+	if !hasFiles(c.Bundle) {
 		return false, nil
+	}
+	if known, err := s.comparable(c, files.References(c.Bundle.Spec.Volumes)); !known {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", filesStay, err)
+		}
+		return false, err
 	}
 	volumes, err := s.compute(c)
 	if err != nil {
-		return false, fmt.Errorf("the files of its volumes stay as they are: spec.%w", err)
+		return false, fmt.Errorf("%s: spec.%w", filesStay, err)
 	}
 	return c.Dir.FilesDiffer(volumes)
 }
+
+const filesStay = "the files of its volumes stay as they are"
 
 func (s filesStage) Refresh(_ context.Context, c *Container) error {
 	volumes, err := s.compute(c)

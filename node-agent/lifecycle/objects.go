@@ -33,32 +33,40 @@ func (s objectsStage) Ensure(_ context.Context, c *Container) error {
 func (objectsStage) Release(context.Context, *Container) error { return nil }
 
 // Outdated reports whether a running container is to be restarted, since an object that it refers
-// to is not what it was at the start.
-func (l List) Outdated(c *Container) bool {
+// to is not what it was at the start. An error is a reason for which it is not restarted.
+func (l List) Outdated(c *Container) (bool, error) {
 	if c.Bundle.Spec.OnConfigChange != v1alpha1.ConfigChangeRestart {
-		return false
+		return false, nil
 	}
-	return slices.ContainsFunc(l, func(s Stage) bool {
-		o, ok := s.(objectsStage)
-		return ok && o.outdated(c)
-	})
+	for _, s := range l {
+		if o, ok := s.(objectsStage); ok {
+			return o.outdated(c)
+		}
+	}
+	return false, nil
 }
 
 // outdated compares the digest of the start with that of the objects now. While one is missing that
-// the container needs, nothing is outdated: it would wait for it.
-func (s objectsStage) outdated(c *Container) bool {
+// the container needs, nothing is outdated: a restarted container would wait for the object.
+func (s objectsStage) outdated(c *Container) (bool, error) {
 	was := c.Dir.ObjectsDigest()
-	if was == "" || s.objects == nil || !s.comparable(c) {
-		return false
+	if was == "" || s.objects == nil {
+		return false, nil
+	}
+	if known, err := s.comparable(c, allReferences(c)); !known {
+		if err != nil {
+			err = fmt.Errorf("changes of its ConfigMaps and Secrets do not restart it: %w", err)
+		}
+		return false, err
 	}
 	p := &c.Bundle.Spec.Process
 	if _, err := environment.Compute(p.Env, p.EnvFrom, nodeValues{s.environmentStage, c}); err != nil {
-		return false
+		return false, nil //nolint:nilerr // it would wait
 	}
 	if _, err := filesStage(s).compute(c); err != nil {
-		return false
+		return false, nil //nolint:nilerr // it would wait
 	}
-	return s.digest(c) != was
+	return s.digest(c) != was, nil
 }
 
 // digest returns a digest of all that the objects hold, or "" if there is no reference to one.

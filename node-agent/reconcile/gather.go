@@ -5,6 +5,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -61,11 +62,16 @@ func (s *Syncer) compareSources(in *Input) {
 	}
 	c := s.container(in.Record)
 	c.Bundle = in.Desired
-	in.Outdated = s.stages.Outdated(c)
-	stale, err := s.stages.Stale(c)
-	if in.Stale = stale; err != nil {
-		in.Trouble = err.Error()
+	var notRestarted, notRefreshed error
+	in.Outdated, notRestarted = s.stages.Outdated(c)
+	in.Stale, notRefreshed = s.stages.Stale(c)
+	var troubles []string
+	for _, err := range []error{notRestarted, notRefreshed} {
+		if err != nil {
+			troubles = append(troubles, err.Error())
+		}
 	}
+	in.Trouble = strings.Join(troubles, "; ")
 }
 
 // status returns the status of the worker's container.
