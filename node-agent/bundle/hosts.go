@@ -60,8 +60,8 @@ func names(hostname, container string) []string {
 	return out
 }
 
-// nodeHosts is /etc/hosts of a container in the node's network: the node's file, and the names of
-// node and container that it does not have. Their address is the one that Debian gives a host
+// nodeHosts returns /etc/hosts of a container in the node's network: the node's file, and the names
+// of node and container that it does not have. Their address is the one that Debian gives a host
 // without a permanent address, since a server on a node may be asked on its loopback.
 func (n Names) nodeHosts(node []byte, hostname string) []byte {
 	missing := names(hostname, n.Container)

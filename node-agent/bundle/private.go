@@ -45,8 +45,8 @@ func (d Dir) WriteSecretConfig(spec *specs.Spec) error {
 }
 
 // KeepObjectsDigest keeps the digest of the objects that a container was started with, until
-// config.json is written for another run, or a boot. It may say more of a Secret than a disk should
-// have.
+// config.json is written for another run, or until a boot. A guessed Secret could be checked
+// against it, so it is on no disk.
 func (d Dir) KeepObjectsDigest(digest string) error {
 	if err := d.mountPrivate(); err != nil {
 		return fmt.Errorf("keep the digest of objects: %w", err)

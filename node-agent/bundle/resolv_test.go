@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // TestResolv holds resolv.conf to what kubelet and containerd write for the same fields of a Pod.
@@ -173,6 +174,7 @@ func TestHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	nodeNames := strings.Join(names(node, ""), " ")
 	const head = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\n" +
 		"fe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
@@ -226,7 +228,7 @@ func TestHosts(t *testing.T) {
 		},
 		"the node's": {
 			"", "web", withAliases, nil, "", "# Kubernetes-managed hosts file (host network).\n" +
-				"192.0.2.9 " + node + "\n127.0.1.1\tweb\n" + aliases, node, "",
+				"192.0.2.9 " + nodeNames + "\n127.0.1.1\tweb\n" + aliases, node, "",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -236,7 +238,7 @@ func TestHosts(t *testing.T) {
 			}
 			out, _, err := nameFiles(spec, Names{
 				Container: tc.container, Namespace: "ns", Wanted: tc.wanted, Addresses: tc.addresses,
-				Host:    hostFS(map[string]string{"etc/hosts": "192.0.2.9 " + node}),
+				Host:    hostFS(map[string]string{"etc/hosts": "192.0.2.9 " + nodeNames}),
 				Cluster: ClusterDNS{Domain: tc.domain},
 			})
 			if tc.err != "" {
@@ -264,6 +266,7 @@ func TestHosts(t *testing.T) {
 // TestMountShowsNewNames: a bind mount of /etc/hosts has the content of the next write, whatever the
 // container has done to the file, and a notice is that of the last one.
 func TestMountShowsNewNames(t *testing.T) {
+	needs.Root(t)
 	b, err := Open(filepath.Join(t.TempDir(), "bundles"))
 	if err != nil {
 		t.Fatal(err)

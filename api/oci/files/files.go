@@ -133,7 +133,7 @@ func sources(at string, v *v1alpha1.Volume) []source {
 	return nil
 }
 
-// builder is a tree under way.
+// builder collects the files of a volume.
 type builder struct {
 	values Values
 	tree   Tree
@@ -169,6 +169,10 @@ func (b *builder) add(s source) error {
 	}
 	if len(s.keys) == 0 {
 		for _, key := range slices.Sorted(maps.Keys(data)) {
+			if msg := CheckPath(key); msg != "" {
+				return fmt.Errorf("%s: found the key %q in the %s %s as the path of a file; %s", s.at, key,
+					s.object.Kind, s.object.Name, msg)
+			}
 			if err := b.set(s.at, key, data[key], nil, s.mode); err != nil {
 				return err
 			}

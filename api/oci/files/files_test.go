@@ -50,7 +50,7 @@ func TestCompute(t *testing.T) {
 		"secret: {secretName: c}":                                "missing v[0].secret: Secret c ",
 		"secret: {secretName: s, items: [{key: x, path: x}]}":    "missing v[0].secret.items[0]: Secret s x",
 		"secret: {secretName: s, items: [{key: a, path: ../x}]}": `v[0].secret.items[0].path: found "../x"; must not contain ".."`,
-		"secret: {secretName: bad}":                              `v[0].secret.path: found "../x"; must not contain ".."`,
+		"secret: {secretName: bad}":                              `v[0].secret: found the key "../x" in the Secret bad as the path of a file; must not contain ".."`,
 		"secret: {secretName: s, optional: true, defaultMode: 0600, items: [{key: x, path: x}, {key: d, path: d, mode: 0}]}": "d 0 4",
 		"secret: {secretName: s, items: [{key: a, path: x, mode: 512}]}":                                                     "v[0].secret.items[0].mode: found 512; allowed: 0 to 0777 (decimal: 511)",
 		"downwardAPI: {items: [{path: m, fieldRef: {fieldPath: metadata.name}}]}":                                            "m 644 v[0].downwardAPI.items[0] metadata.name",
