@@ -127,6 +127,8 @@ type draft struct {
 
 	// env holds the variables that $(NAME) may refer to, unless the agent computes them.
 	env map[string]string
+	// downwardItems is the number of items of downwardAPI in the volumes so far.
+	downwardItems int
 
 	out    *v1alpha1.OCIBundleSpec
 	spec   *specs.Spec

@@ -19,6 +19,9 @@ import (
 // noFiles is the reason for which a cluster refuses volumes of ConfigMaps and Secrets.
 const noFiles = "is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: put the files into the image, or mount a hostPath"
 
+// maxDownward is the greatest number of values that an OCIBundle holds.
+const maxDownward = 1024
+
 const modeRange = "must be 0 to 0777, in decimal 0 to 511"
 
 // noToken is the reason for which a token of a ServiceAccount is refused.
@@ -121,6 +124,16 @@ func (b *volumeFiles) object(at, nameAt *field.Path, name string, items []corev1
 
 // downward checks the items of downwardAPI and notes the values that are known.
 func (b *volumeFiles) downward(at *field.Path, items []corev1.DownwardAPIVolumeFile) {
+	before := b.downwardItems
+	b.downwardItems += len(items)
+	if b.downwardItems > maxDownward {
+		if before <= maxDownward {
+			b.invalid(at, len(items), fmt.Sprintf(
+				"makes %d items of downwardAPI in the Container, which may have %d: remove some",
+				b.downwardItems, maxDownward))
+		}
+		return
+	}
 	for i, item := range items {
 		at := at.Index(i)
 		b.path(at.Child("path"), item.Path)

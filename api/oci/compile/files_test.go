@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -245,6 +246,17 @@ func TestFaultsOfFiles(t *testing.T) {
 		path    string
 		message string
 	}{
+		"1025 items": {
+			func(s *spec) {
+				items := make([]corev1.DownwardAPIVolumeFile, 1025)
+				for i := range items {
+					items[i] = *item(s)
+					items[i].Path = fmt.Sprint("x", i)
+				}
+				s.Volumes[2].DownwardAPI.Items = items
+			},
+			"spec.volumes[2].downwardAPI.items", "items of downwardAPI in the Container, which may have 1024: remove some",
+		},
 		"another policy": {
 			func(s *spec) { s.OnConfigChange = "Reload" }, "spec.onConfigChange", `"Restart"`,
 		},
