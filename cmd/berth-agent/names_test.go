@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -213,7 +214,8 @@ func TestStandaloneDNS(t *testing.T) {
 		}
 	}
 	got, clusterPID = h.names("cluster", clusterPID)
-	if strings.Contains(got, "10.96.0.10") || !strings.Contains(got, "nameserver 192.0.2.53\noptions ndots:2 rotate\n") {
+	// What else the file has is the node's.
+	if strings.Contains(got, "10.96.0.10") || !regexp.MustCompile(`\noptions (.* )?ndots:2[ \n]`).MatchString(got) {
 		t.Errorf("without a cluster: found\n%s", got)
 	}
 	want = strings.ReplaceAll(want, ".cluster.local", "")
