@@ -246,8 +246,9 @@ func TestNameFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	nodeNames := strings.Join(names(node, ""), " ")
 	stub := map[string]string{
-		"etc/hosts":                       "10.0.0.1 " + node + " # comment web\n10.0.0.2 other",
+		"etc/hosts":                       "10.0.0.1 " + nodeNames + " # comment web\n10.0.0.2 other",
 		"etc/resolv.conf":                 "nameserver 127.0.0.53\noptions edns0\n",
 		"run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\nsearch example.org\n",
 	}
@@ -281,7 +282,7 @@ func TestNameFiles(t *testing.T) {
 		"host network": {
 			hostNetwork, stub,
 			[]string{
-				"10.0.0.1 " + node + " # comment web",
+				"10.0.0.1 " + nodeNames + " # comment web",
 				"10.0.0.2 other", "127.0.1.1\tc",
 			},
 			"127.0.1.1\t" + node, node + "\n",
