@@ -264,9 +264,9 @@ func TestBadInput(t *testing.T) {
 				"set exactly one of image, archive and rootfs",
 			},
 			"unknown field": {image + "  comand: [x]\n", `unknown field "spec.comand"`},
-			"privileged": {
-				image + "  securityContext: {privileged: true}\n",
-				"privileged is not supported",
+			"privileged with devices": {
+				image + "  securityContext: {privileged: true}\n  devices: [{path: /dev/fuse}]\n",
+				"remove devices or privileged",
 			},
 			"limit": {
 				image + "  resources: {limits: {gpu: 1}}\n",
