@@ -139,8 +139,8 @@ type ContainerSpec struct {
 	// +optional
 	HostNetwork bool `json:"hostNetwork,omitempty"`
 
-	// setHostnameAsFQDN makes the fully qualified domain name the hostname of the container. Without
-	// subdomain there is none, and the hostname stays as it is.
+	// setHostnameAsFQDN makes the fully qualified domain name the hostname of the container. It has no
+	// effect without subdomain, as in a Pod.
 	// +optional
 	SetHostnameAsFQDN bool `json:"setHostnameAsFQDN,omitempty"`
 

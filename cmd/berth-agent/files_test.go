@@ -75,7 +75,7 @@ func (h filesHost) untilFile(c *v1alpha1.Container, file, want string) {
 	h.until(file+": "+want, func() bool { return inContainer(c, file) == want })
 }
 
-// sameProcess asserts that the container has not been restarted.
+// sameProcess asserts that the container runs in the same process as before.
 func (h filesHost) sameProcess(c *v1alpha1.Container) {
 	h.t.Helper()
 	if again := h.untilRunning("app"); again.Status.PID != c.Status.PID {

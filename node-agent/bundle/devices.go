@@ -52,7 +52,7 @@ func Devices(spec *v1alpha1.OCIBundleSpec) ([]specs.LinuxDevice, error) {
 	return nodes, nil
 }
 
-// deviceNode returns the node of a device, or false if the file is none.
+// deviceNode returns the node of a device, or false if the file is not a device.
 func deviceNode(path string, st *unix.Stat_t) (specs.LinuxDevice, bool) {
 	node := specs.LinuxDevice{
 		Path: path, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),

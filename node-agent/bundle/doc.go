@@ -19,7 +19,7 @@
 //	rootfs        where the overlay is mounted
 //	upper, work   the writable layer; it is new at each start of the container, as that of a Pod
 //	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start.
-//	              notice.json says what of resolv.conf is not as the Container asks
+//	              notice.json says which DNS settings of the Container resolv.conf lacks
 //	files         a tmpfs for volumes of ConfigMaps, Secrets and fields
 //	files/NAME    the files of one volume, as the kubelet lays them out
 //	volumes/NAME  emptyDir volumes, which live as long as the Container does

@@ -95,7 +95,7 @@ func (d Dir) FilesDiffer(volumes map[string]files.Tree) (bool, error) {
 	return false, nil
 }
 
-// RemoveFiles removes all volumes of files. It is no error if there is none.
+// RemoveFiles removes all volumes of files. It succeeds if the container has no such volume.
 func (d Dir) RemoveFiles() error {
 	if err := unmount(d.filesDir()); err != nil {
 		return err

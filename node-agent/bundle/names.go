@@ -234,7 +234,7 @@ func nameFiles(spec *specs.Spec, n Names) ([]nameFile, *DNSNotice, error) {
 const maxHostname = 64
 
 // domain returns the domain of the container's hostname, as the kubelet's
-// GeneratePodHostNameAndDomain; "" if there is none.
+// GeneratePodHostNameAndDomain does, or "" without a subdomain.
 func (n Names) domain() string {
 	if n.Wanted == nil || n.Wanted.Subdomain == "" {
 		return ""

@@ -102,7 +102,8 @@ func overlap(a, b string) bool {
 	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
-// devicePath reports whether a path can be that of a device.
+// devicePath records a fault unless a path is below /dev and has neither ".." nor a NUL. It reports
+// whether the path is good.
 func devicePath(d *draft, at *field.Path, p string) bool {
 	switch {
 	case !strings.HasPrefix(p, "/dev/") || path.Clean(p) == "/dev":
