@@ -89,8 +89,8 @@ var composeRenamed = map[string]string{
 	"read_only":         "spec.securityContext.readOnlyRootFilesystem",
 	"runtime":           "spec.runtimeClassName",
 	"shm_size":          "spec.shmSize",
-	"sysctls":           "spec.securityContext.sysctls",
 	"stop_grace_period": "spec.terminationGracePeriodSeconds",
+	"sysctls":           "spec.securityContext.sysctls",
 }
 
 // composeMissing are the fields of a compose file's service that Berth does not have yet, with what

@@ -148,7 +148,7 @@ func (e *external) mayKnow(ctx context.Context, a *app, id string) bool {
 	return !errors.Is(err, handler.ErrNotExist)
 }
 
-// isTrue reports whether a command has a flag of that name, which is set.
+// isTrue reports whether a command has a boolean flag that is set.
 func isTrue(fs *flag.FlagSet, name string) bool {
 	f := fs.Lookup(name)
 	return f != nil && f.Value.String() == "true"

@@ -54,16 +54,9 @@ func (d Dir) WriteFiles(volumes map[string]files.Tree) error {
 		return fmt.Errorf("write files of volumes: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	there, err := list(root, ".")
+	err = removeExcept(root, func(name string) bool { _, wanted := volumes[name]; return wanted })
 	if err != nil {
-		return fmt.Errorf("write files of volumes: %w", err)
-	}
-	for _, name := range there {
-		if _, wanted := volumes[name]; !wanted {
-			if err := root.RemoveAll(name); err != nil {
-				return fmt.Errorf("remove files of volume %s: %w", name, err)
-			}
-		}
+		return fmt.Errorf("remove files of other volumes: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(volumes)) {
 		if !inside(name) {
@@ -124,7 +117,10 @@ func writeVolume(volumes *os.Root, name string, tree files.Tree) error {
 	}
 	current, err := root.Readlink(dataLink)
 	if err != nil || !hasFiles(root, current, tree) {
-		if err := removeUnfinished(root, current); err != nil {
+		// What a write that ended early has left would use up the memory that the next version needs.
+		if err := removeExcept(root, func(name string) bool {
+			return !strings.HasPrefix(name, "..") || name == dataLink || name == current
+		}); err != nil {
 			return err
 		}
 		if current, err = newVersion(root, tree); err != nil {
@@ -155,7 +151,10 @@ func writeVolume(volumes *os.Root, name string, tree files.Tree) error {
 			return err
 		}
 	}
-	return removeOthers(root, current, links)
+	return removeExcept(root, func(name string) bool {
+		_, link := links[name]
+		return link || name == current || name == dataLink
+	})
 }
 
 // rename replaces a name that may be a directory by a link.
@@ -170,15 +169,14 @@ func rename(root *os.Root, from, to string) error {
 	return err
 }
 
-// removeUnfinished removes what a write that ended early has left. It would use up the memory that
-// the next version needs.
-func removeUnfinished(root *os.Root, current string) error {
+// removeExcept removes all entries of a directory, with what is below them, but those to keep.
+func removeExcept(root *os.Root, keep func(name string) bool) error {
 	there, err := list(root, ".")
 	if err != nil {
 		return err
 	}
 	for _, name := range there {
-		if !strings.HasPrefix(name, "..") || name == dataLink || name == current {
+		if keep(name) {
 			continue
 		}
 		if err := root.RemoveAll(name); err != nil {
@@ -258,23 +256,6 @@ func linksOf(tree files.Tree) map[string]string {
 		out[first] = dataLink + "/" + first
 	}
 	return out
-}
-
-// removeOthers removes everything but the current version and the links.
-func removeOthers(root *os.Root, current string, links map[string]string) error {
-	there, err := list(root, ".")
-	if err != nil {
-		return err
-	}
-	for _, name := range there {
-		if _, link := links[name]; link || name == current || name == dataLink {
-			continue
-		}
-		if err := root.RemoveAll(name); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // settled reports whether a volume has the files of tree, and nothing else.

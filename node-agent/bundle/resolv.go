@@ -27,7 +27,7 @@ type ClusterDNS struct {
 	Domain string
 }
 
-// DNSNotice says what of resolv.conf is not as the Container asks.
+// DNSNotice says which DNS settings of the Container its resolv.conf lacks.
 type DNSNotice struct {
 	// Reason is one of api/v1alpha1, and a reason of the kubelet's events.
 	Reason  string `json:"reason"`
@@ -50,13 +50,12 @@ func (d Dir) writeNotice(n *DNSNotice) error {
 		err = durable.Replace(d.File(noticeFile), data, durable.Options{Mode: 0o600})
 	}
 	if err != nil {
-		return fmt.Errorf("write what resolv.conf does not have: %w", err)
+		return fmt.Errorf("write the notice about resolv.conf: %w", err)
 	}
 	return nil
 }
 
-// DNSNotice returns in what resolv.conf of the container differs from the Container's fields; nil
-// if it does not.
+// DNSNotice returns the notice of the container's resolv.conf; nil if that lacks nothing.
 func (d Dir) DNSNotice() (*DNSNotice, error) {
 	data, err := os.ReadFile(d.File(noticeFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -67,7 +66,7 @@ func (d Dir) DNSNotice() (*DNSNotice, error) {
 		err = json.Unmarshal(data, n)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what resolv.conf does not have: %w", err)
+		return nil, fmt.Errorf("read the notice about resolv.conf: %w", err)
 	}
 	return n, nil
 }

@@ -61,10 +61,7 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	}
 	vars, err := environment.Compute(process.Env, process.EnvFrom, nodeValues{s, c})
 	if missing := (*environment.Missing)(nil); errors.As(err, &missing) {
-		return &Pending{
-			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonConfigMissing,
-			Message: "spec." + missing.Error(),
-		}
+		return waitFor(missing)
 	}
 	if err != nil {
 		return fmt.Errorf("process.%w", err)
@@ -74,6 +71,14 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 		return o.Kind == environment.KindSecret
 	})
 	return nil
+}
+
+// waitFor returns the *Pending of a start that waits for an object, or for a key of it.
+func waitFor(missing *environment.Missing) *Pending {
+	return &Pending{
+		Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonConfigMissing,
+		Message: "spec." + missing.Error(),
+	}
 }
 
 // errMayBeRefused is the reason for which a running container is not compared with its objects.

@@ -20,7 +20,7 @@ type Refresher interface {
 	// Stale reports whether the objects differ from what Refresh would make of them. An error is a
 	// reason for which they stay as they are.
 	Stale(c *Container) (bool, error)
-	// Refresh brings the objects to what their sources say. It may be called again.
+	// Refresh updates the objects from their sources. It may be called again.
 	Refresh(ctx context.Context, c *Container) error
 }
 
@@ -36,7 +36,7 @@ func (l List) Stale(c *Container) (bool, error) {
 	return false, nil
 }
 
-// Refresh refreshes what a running container has of sources that have changed.
+// Refresh updates the files of a running container from sources that have changed.
 func (l List) Refresh(ctx context.Context, c *Container) error {
 	for _, s := range l {
 		if r, ok := s.(Refresher); ok {
@@ -59,10 +59,7 @@ func (filesStage) Scope() Scope { return PerContainer }
 func (s filesStage) Ensure(_ context.Context, c *Container) error {
 	volumes, err := s.compute(c)
 	if missing := (*environment.Missing)(nil); errors.As(err, &missing) {
-		return &Pending{
-			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonConfigMissing,
-			Message: "spec." + missing.Error(),
-		}
+		return waitFor(missing)
 	}
 	if pending := (*Pending)(nil); err != nil && !errors.As(err, &pending) {
 		return fmt.Errorf("spec.%w", err)

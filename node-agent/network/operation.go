@@ -55,7 +55,7 @@ func (n *Networks) begin(ctx context.Context, id string, f Files) (*operation, e
 	return op, err
 }
 
-// beginAlone is begin for one that has all slots.
+// beginAlone begins an operation for a caller that has all slots.
 func (n *Networks) beginAlone(ctx context.Context, id string, f Files) (*operation, error) {
 	lock, err := n.waitForOrphans(ctx, f.File(lockFile))
 	if err != nil {

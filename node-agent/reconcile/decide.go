@@ -404,7 +404,7 @@ func stopOutdated(in Input) (Decision, bool) {
 }
 
 func refreshStale(in Input) (Decision, bool) {
-	return Decision{Verb: Refresh, Why: "what its files are made of has changed"},
+	return Decision{Verb: Refresh, Why: "the sources of its files have changed"},
 		in.Stale && in.alive() && in.Actual.State == protocol.Running
 }
 

@@ -54,8 +54,8 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	return in, nil
 }
 
-// compareSources compares what a running container has of ConfigMaps, Secrets and fields with what
-// they hold now. What a spec refers to that is not in force yet is not looked at.
+// compareSources compares the files of a running container, and the objects that it was started
+// with, with their sources. It does nothing while another spec is in force than the desired one.
 func (s *Syncer) compareSources(in *Input) {
 	if in.Desired == nil || in.Record == nil || in.Record.Hash != in.Hash || !in.alive() {
 		return

@@ -99,8 +99,7 @@ type Record struct {
 	// IPs are the addresses that the container had in its network when its program was started.
 	IPs []corev1.PodIP `json:"ips,omitempty"`
 
-	// DNS says what of resolv.conf was not as the Container asks when its program was started; nil
-	// if nothing.
+	// DNS says which DNS settings resolv.conf lacked when the program was started; nil if none.
 	DNS *bundle.DNSNotice `json:"dns,omitempty"`
 
 	// ImageID is the reference with the digest of the image's manifest.

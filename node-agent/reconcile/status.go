@@ -152,7 +152,7 @@ func (s *statusOf) imageReady() {
 	}
 }
 
-// dnsConfigured says what of resolv.conf of the running container is not as the Container asks.
+// dnsConfigured reports the DNS settings of the Container that its resolv.conf lacks.
 func (s *statusOf) dnsConfigured() {
 	if r := s.record; r.DNS != nil && r.State == stateRunning {
 		s.set(v1alpha1.ConditionDNSConfigured, metav1.ConditionFalse, r.DNS.Reason, r.DNS.Message)

@@ -25,7 +25,7 @@ type File struct {
 // Tree has the files of a volume by their paths.
 type Tree map[string]File
 
-// Values gives what files hold.
+// Values returns the content of files.
 type Values interface {
 	// Item returns the content of an item of downwardAPI; path is that of the item below spec.
 	Item(path string, item *corev1.DownwardAPIVolumeFile) (string, error)
