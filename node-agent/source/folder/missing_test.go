@@ -291,7 +291,12 @@ func TestVanished(t *testing.T) {
 				return wanted(w.f) == tc.left && strings.Contains(refused(t, w.f), tc.offer)
 			})
 			w.sh(tc.back)
-			w.until("that all is well again", func() bool { return refused(t, w.f) == "" && w.f.Synced() })
+			w.until("that all is well again", func() bool {
+				// A look may have found a manifest half written. Only one that decides about all of them
+				// notes the directory.
+				now, err := directoryOf(dir)
+				return err == nil && readDirectory(w.state) == now && refused(t, w.f) == "" && w.f.Synced()
+			})
 			for _, f := range tc.files {
 				if w.uid(f) != uids[f] {
 					t.Errorf("%s: found another UID", f)
