@@ -188,7 +188,15 @@ func TestKillIsAnsweredByAHandlerThatNeverDoes(t *testing.T) {
 			all.Go(func() { _ = h.operation(t.Context(), s) })
 			<-h.begun
 			if call == "kill" {
-				all.Go(func() { <-h.begun })
+				// The handler is asked again, unless the process has ended by then.
+				ended := make(chan struct{})
+				defer close(ended)
+				all.Go(func() {
+					select {
+					case <-h.begun:
+					case <-ended:
+					}
+				})
 			}
 			if err := s.kill(t.Context(), "web", "KILL", false); (err != nil) != (call == "update") {
 				t.Errorf("found %v", err)
