@@ -21,7 +21,8 @@ type Request struct {
 	verb     folder.Verb
 	before   v1alpha1.Container
 	id       string
-	at       time.Time
+	// taken is the last time at which the agent had not come to the request.
+	taken time.Time
 }
 
 // Needed reports whether a verb would change anything of a Container.
@@ -42,7 +43,7 @@ func Ask(stateDir string, verb folder.Verb, c *v1alpha1.Container) (*Request, er
 	if err != nil {
 		return nil, err
 	}
-	return &Request{stateDir: stateDir, verb: verb, before: *c, id: id, at: time.Now()}, nil
+	return &Request{stateDir: stateDir, verb: verb, before: *c, id: id, taken: time.Now()}, nil
 }
 
 // Wait waits until the agent has carried out a request. While it pulls the Container's image,
@@ -53,6 +54,10 @@ func (r *Request) Wait(ctx context.Context, pulling func(*v1alpha1.Container)) e
 		case <-ctx.Done():
 			return errors.New("interrupted; the agent does it all the same")
 		case <-time.After(50 * time.Millisecond):
+		}
+		pending, err := folder.Pending(r.stateDir, r.id)
+		if err != nil {
+			return err
 		}
 		all, err := folder.Read(r.stateDir)
 		if err != nil && len(all) == 0 {
@@ -67,7 +72,10 @@ func (r *Request) Wait(ctx context.Context, pulling func(*v1alpha1.Container)) e
 		case !claim.AgentRuns(r.stateDir):
 			return errors.New("the agent ended before it was done; the next one goes on with it")
 		}
-		if done, err := r.settled(&all[i], time.Since(r.at)); done || err != nil {
+		if pending {
+			r.taken = time.Now()
+		}
+		if done, err := r.settled(&all[i], time.Since(r.taken)); done || err != nil {
 			return err
 		}
 		if s := all[i].Status.State.Waiting; s != nil && s.Reason == v1alpha1.ReasonPulling {
@@ -76,11 +84,12 @@ func (r *Request) Wait(ctx context.Context, pulling func(*v1alpha1.Container)) e
 	}
 }
 
-// failureAfter is the time for which a failure from before a request does not count as the answer
-// to it.
+// failureAfter is the time for which a failure from before the agent came to a request does not
+// count as the answer to it, nor that the request has no effect.
 const failureAfter = 3 * time.Second
 
-// settled reports whether the status of a container is the one after a request.
+// settled reports whether the status of a container is the one after a request, to which the agent
+// has come so long ago.
 func (r *Request) settled(c *v1alpha1.Container, waited time.Duration) (bool, error) {
 	restart, stopped := folder.Taken(c)
 	switch r.verb {

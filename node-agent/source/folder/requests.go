@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,6 +66,18 @@ func Ask(stateDir string, verb Verb, c *v1alpha1.Container) (id string, err erro
 		return "", fmt.Errorf("leave a request: %w", err)
 	}
 	return r.ID, nil
+}
+
+// Pending reports whether the agent with this state folder has not come to a request yet. Once it
+// has, Read returns the effect, or that of a later request.
+func Pending(stateDir, id string) (bool, error) {
+	entries, err := os.ReadDir(requestsDir(stateDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("look for a request: %w", err)
+	}
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return strings.HasSuffix(e.Name(), "-"+id+".json")
+	}), nil
 }
 
 // Taken returns the ID of the last Start or Restart that the agent has taken for a Container, and
