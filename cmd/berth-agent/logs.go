@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -168,12 +167,11 @@ func (l *logsFlags) begun(ctx context.Context, p *crilog.Printer, name string) (
 			return "", nil
 		}
 		if path := c.Status.LogPath; path != "" {
-			_, err := os.Stat(path)
-			switch {
-			case err == nil:
-				return path, nil
-			case !errors.Is(err, fs.ErrNotExist):
+			switch begun, err := crilog.Begun(path); {
+			case err != nil:
 				return "", needRoot(fmt.Errorf("log: %w", err))
+			case begun:
+				return path, nil
 			}
 		}
 		if !l.follow {

@@ -109,7 +109,8 @@ func (p *Printer) follow(ctx context.Context, path string, follow bool,
 		var moved bool
 		if follow {
 			next, nerr = now()
-			moved = !isAt(f, path)
+			at, there := isAt(f, path)
+			moved = !at && there // if nothing is there yet, it is being rotated
 		}
 		if err := p.lines(r, &rest); err != nil {
 			return "", err

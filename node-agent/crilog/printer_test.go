@@ -8,11 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 func TestPrinter(t *testing.T) {
@@ -162,4 +167,64 @@ func TestPrinterRotation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPrinterWhileRotated prints a log that is rotated all the time: there is always a log, and each
+// line comes once.
+func TestPrinterWhileRotated(t *testing.T) {
+	leaktest.Check(t)
+	path := filepath.Join(t.TempDir(), "0.log")
+	write := func(path string, n int) error {
+		return os.WriteFile(path, fmt.Appendf(nil, "2026-01-02T03:00:00Z stdout F %d\n", n), 0o600)
+	}
+	if err := write(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	end := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for n := 1; ; n++ {
+			select {
+			case <-end:
+				return
+			default:
+			}
+			pause := func() { time.Sleep(50 * time.Microsecond) }
+			err := write(path+".new", n)
+			for i := 3; i > 0; i-- { // as the supervisor does
+				from := path
+				if i > 1 {
+					from = fmt.Sprintf("%s.%d", path, i-1)
+				}
+				if rerr := os.Rename(from, fmt.Sprintf("%s.%d", path, i)); !errors.Is(rerr, fs.ErrNotExist) {
+					err = errors.Join(err, rerr)
+				}
+				pause()
+			}
+			if err = errors.Join(err, os.Rename(path+".new", path)); err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	for range 300 {
+		if begun, err := Begun(path); !begun || err != nil {
+			t.Errorf("found %t, %v; want a log", begun, err)
+		}
+		var out bytes.Buffer
+		p := Printer{Streams: &Streams{Out: &out, Err: &out}, Tail: -1}
+		if err := p.Print(t.Context(), path); err != nil {
+			t.Error(err)
+		}
+		lines := strings.Fields(out.String())
+		for i, l := range lines {
+			if first, _ := strconv.Atoi(lines[0]); l != strconv.Itoa(first+i) {
+				t.Errorf("found the lines %v", lines)
+				break
+			}
+		}
+	}
+	close(end)
+	writer.Wait()
 }
