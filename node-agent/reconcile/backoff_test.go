@@ -21,7 +21,7 @@ func TestRestartsBackOffByTheClock(t *testing.T) {
 		b.exit(1)
 		b.until("CrashLoopBackOff", func() bool {
 			w := b.source.last().State.Waiting
-			return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.clock.HasWaiters()
+			return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.waiting()
 		})
 		b.clock.Step(wait - time.Second)
 		b.look()
@@ -45,7 +45,7 @@ func (b *bench) untilBackOff(length time.Duration) {
 	b.until("CrashLoopBackOff of "+length.String(), func() bool {
 		w := b.source.last().State.Waiting
 		return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && strings.HasSuffix(w.Message,
-			"a back-off of "+length.String()) && b.clock.HasWaiters()
+			"a back-off of "+length.String()) && b.waiting()
 	})
 }
 
@@ -148,7 +148,7 @@ func TestInterruptedStartKeepsTheBackOff(t *testing.T) {
 			b.exit(1) // after 10 s
 			b.until("CrashLoopBackOff", func() bool {
 				w := b.source.last().State.Waiting
-				return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.clock.HasWaiters()
+				return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.waiting()
 			})
 			b.super.mu.Lock()
 			b.super.unsure = map[string][]string{"create": {"drop"}}
@@ -191,12 +191,12 @@ func TestBackOffWithTheClockSetBack(t *testing.T) {
 	b.runs(2)
 	b.exit(1)
 	b.until("the back-off", func() bool {
-		return b.source.last().State.Waiting != nil && b.clock.HasWaiters()
+		return b.source.last().State.Waiting != nil && b.waiting()
 	})
 	b.clock.set(-time.Hour)
 	b.stop()
 	b.run() // the wait goes on across a restart of the agent
-	b.until("the back-off of the next agent", b.clock.HasWaiters)
+	b.until("the back-off of the next agent", b.waiting)
 	b.clock.Step(10 * time.Second)
 	b.runs(3)
 }
@@ -224,7 +224,7 @@ func TestBackOffResetWithTheClockSet(t *testing.T) {
 			}
 			b.until("the back-off", func() bool {
 				w := b.source.last().State.Waiting
-				return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.clock.HasWaiters()
+				return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.waiting()
 			})
 		})
 	}

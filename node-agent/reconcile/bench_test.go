@@ -382,6 +382,20 @@ func (b *bench) look() {
 	})
 }
 
+// waiting reports whether the workers are at rest, and one of them until the clock is moved on.
+// Where nothing but a timer is looked for, it may be that of a report under way: a step of the clock
+// is lost on a worker that computes its wait just then.
+func (b *bench) waiting() bool {
+	b.syncer.mu.Lock()
+	defer b.syncer.mu.Unlock()
+	for _, w := range b.syncer.workers {
+		if w.active {
+			return false
+		}
+	}
+	return b.clock.HasWaiters()
+}
+
 // reports returns how many statuses the source has accepted.
 func (b *bench) reports() int {
 	b.source.mu.Lock()

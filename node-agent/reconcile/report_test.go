@@ -48,6 +48,7 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 func TestSourceThatDoesNotAnswer(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
+	b.look() // or a step of the clock ends the report of that start
 	b.source.hangs.Store(true)
 	step := func(what string, by, atMost time.Duration, ok func() bool) {
 		t.Helper()
@@ -75,6 +76,7 @@ func TestSourceThatDoesNotAnswer(t *testing.T) {
 	step("the stop signal", time.Second/10, reportPatience, func() bool {
 		return slices.Equal(b.kills(), []string{"TERM"})
 	})
+	b.until("the report until the end of the grace period", b.clock.HasWaiters)
 	b.clock.Step(28 * time.Second)
 	if k := b.kills(); len(k) != 1 {
 		t.Fatalf("found %v within the grace period", k)
@@ -170,7 +172,7 @@ func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
 	b.super.away.Store(true) // without an event
 	looks := 0
 	b.until("Unknown", func() bool {
-		if b.clock.HasWaiters() {
+		if b.waiting() {
 			b.clock.Step(30 * time.Second)
 			looks++
 		}

@@ -40,7 +40,7 @@ func TestDeletionWaitsForTheGracePeriodAndThenKills(t *testing.T) {
 	b.delete()
 	kills := b.kills
 	b.until("the stop signal", func() bool {
-		return slices.Equal(kills(), []string{"TERM"}) && b.clock.HasWaiters()
+		return slices.Equal(kills(), []string{"TERM"}) && b.waiting()
 	})
 	b.clock.Step(29 * time.Second)
 	b.look()
@@ -67,7 +67,7 @@ func TestGracePeriodWithTheClockSetBack(t *testing.T) {
 	b.runs(1)
 	b.delete()
 	b.until("the stop signal", func() bool {
-		return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters()
+		return slices.Equal(b.kills(), []string{"TERM"}) && b.waiting()
 	})
 	b.stop()
 	b.clock.set(-time.Hour)

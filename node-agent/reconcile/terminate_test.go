@@ -20,7 +20,7 @@ func TestGracePeriodIsMadeShorterWhileItStops(t *testing.T) {
 			b.runs(1)
 			b.delete()
 			b.until("the stop signal", func() bool {
-				return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters()
+				return slices.Equal(b.kills(), []string{"TERM"}) && b.waiting()
 			})
 			if again {
 				b.stop()
@@ -65,7 +65,7 @@ func TestGracePeriodWithoutEnd(t *testing.T) {
 	b.runs(1)
 	b.delete()
 	b.until("the stop signal", func() bool {
-		return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters()
+		return slices.Equal(b.kills(), []string{"TERM"}) && b.waiting()
 	})
 	b.clock.Step(1000 * time.Hour)
 	b.look()

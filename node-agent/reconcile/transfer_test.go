@@ -68,7 +68,7 @@ func TestProgressOfAPull(t *testing.T) {
 	})
 	for _, text := range []string{"2%", "3%"} {
 		say(text)
-		b.until("the timer", b.clock.HasWaiters)
+		b.until("the timer", b.waiting)
 		b.clock.Step(slowest)
 		b.until("the progress", func() bool { return message() == "pulling x:1: "+text })
 	}

@@ -290,7 +290,7 @@ func TestRefusedLiveChange(t *testing.T) {
 			len(r.Updating) == 0 && r.Made == 1
 	})
 	refuse("")
-	b.until("the timer", b.clock.HasWaiters)
+	b.until("the timer", b.waiting)
 	b.clock.Step(2 * defaultBackOff().first)
 	b.untilUpdates("-1>20", "-1>20", "-1>20")
 	b.until("nothing is refused", func() bool {

@@ -251,7 +251,7 @@ func TestInterruptedRestartIsMadeStill(t *testing.T) {
 				b.run()
 			}
 			b.until("the second run", func() bool {
-				if b.clock.HasWaiters() {
+				if b.waiting() {
 					b.clock.Step(time.Second)
 				}
 				return b.source.last().RestartCount == 1 && b.source.last().PID != 0
