@@ -20,8 +20,8 @@ import (
 )
 
 // patience is the number of looks, a tenth of a second apart or more: goroutines may be about to
-// end.
-const patience = 30
+// end, which takes long on a busy machine.
+const patience = 300
 
 // Check fails the test if goroutines or descriptors are left over after its cleanups. It comes
 // first in a test, which must not be parallel: those of others would count, too. It calls settle
