@@ -30,13 +30,25 @@ type logEntry struct {
 	stream, tag, text string
 }
 
+// readLog reads a log file. One that is written to at that moment may end within an entry: a reader
+// sees a write page by page.
+func readLog(t *testing.T, path string) []byte {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) == 0 || b[len(b)-1] == '\n' || time.Now().After(end) {
+			return b
+		}
+	}
+}
+
 // parseLog reads a log file strictly: it fails on anything that is not a whole entry.
 func parseLog(t *testing.T, path string) []logEntry {
 	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := readLog(t, path)
 	if len(b) == 0 {
 		return nil
 	}
