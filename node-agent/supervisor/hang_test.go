@@ -82,7 +82,8 @@ func newHanging(t *testing.T, call string) (*server, *hangs) {
 	leaktest.Check(t)
 	h := &hangs{call: call, begun: make(chan struct{}), cmd: exec.Command("sleep", "1000")}
 	s := testServer(t)
-	s.patience = 20 * time.Millisecond
+	// The call that hangs has as long to end, once it is interrupted: enough on a busy machine.
+	s.patience = time.Second
 	s.handlers = handler.Set{"hangs": h}
 	s.slots = slotsOf(s.handlers, 1)
 	t.Cleanup(func() {
@@ -236,8 +237,10 @@ func TestKillOfACreateThatWaits(t *testing.T) {
 		_, err := s.create(ctx, r)
 		ended <- err
 	})
-	for len(s.list()) < 2 {
-		time.Sleep(time.Millisecond)
+	for end := time.Now().Add(2 * time.Minute); len(s.list()) < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the container that waits is not known")
+		}
 	}
 	if err := s.kill(ctx, "next", "KILL", true); !errors.Is(err, protocol.ErrNotExist) {
 		t.Errorf("found %v; want no container", err)
