@@ -75,9 +75,12 @@ func TestUpgradeInPlace(t *testing.T) {
 			if p, ok := pids[id]; ok && p != st.PID {
 				t.Errorf("%s: found process %d; want %d", id, st.PID, p)
 			}
-			if err := unix.Kill(st.PID, 0); !errors.Is(err, unix.ESRCH) {
-				t.Errorf("%s: process %d is not reaped: %v", id, st.PID, err)
-			}
+			n.eventually(id+" is reaped", func() error { // a moment after its state is seen
+				if err := unix.Kill(st.PID, 0); !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("process %d: %v", st.PID, err)
+				}
+				return nil
+			})
 			if err := n.client.Delete(n.ctx(), id, false); err != nil {
 				t.Error(err)
 			}
