@@ -411,7 +411,7 @@ func TestDeleteDuringLazyCheckpoint(t *testing.T) {
 	select {
 	case err := <-deleted:
 		w.must(err)
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("the container cannot be deleted while its memory is waited for")
 	}
 	conn, err := net.Dial("tcp", address)

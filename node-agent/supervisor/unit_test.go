@@ -59,9 +59,7 @@ func TestExitStatusOfNonChild(t *testing.T) {
 					cmd.Wait()
 				} else {
 					defer cmd.Wait()
-					if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); err != nil {
-						t.Fatal(err)
-					}
+					awaitReadable(t, fd)
 				}
 				ws, err := exitStatusOfNonChild(fd, cmd.Process.Pid, st.StartTime)
 				if reaped && errors.Is(err, errNoExit) && !kernelTellsExits(t) {
@@ -72,6 +70,19 @@ func TestExitStatusOfNonChild(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// awaitReadable waits until a descriptor can be read. A signal, such as those of the Go runtime, ends
+// poll(2).
+func awaitReadable(t *testing.T, fd int) {
+	t.Helper()
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+	for errors.Is(err, unix.EINTR) {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -150,9 +161,7 @@ func TestFindPipe(t *testing.T) {
 	defer func() { in.Close(); cmd.Wait() }()
 	far.Close()
 	// Our own end shows when it has got so far.
-	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}, -1); err != nil {
-		t.Fatal(err)
-	}
+	awaitReadable(t, s.fd)
 	fd, err := findPipe(cmd.Process.Pid, 1, s.inode)
 	if err != nil {
 		t.Fatal(err)

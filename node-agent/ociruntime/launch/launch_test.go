@@ -690,7 +690,11 @@ func TestEnded(t *testing.T) {
 		if err := c.Follow(context.Background(), ""); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(c.PIDFD), Events: unix.POLLIN}}, -1); err != nil {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(c.PIDFD), Events: unix.POLLIN}}, -1)
+		for errors.Is(err, unix.EINTR) { // by a signal of the Go runtime
+			_, err = unix.Poll([]unix.PollFd{{Fd: int32(c.PIDFD), Events: unix.POLLIN}}, -1)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		if sig, ended := c.Ended(); !ended || sig != want {
