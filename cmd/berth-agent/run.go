@@ -70,6 +70,13 @@ func (o *options) check() error {
 		}
 		*dir.value = abs
 	}
+	if o.RegistryConfig != "" {
+		abs, err := filepath.Abs(o.RegistryConfig)
+		if err != nil {
+			return fmt.Errorf("--registry-config: %w", err)
+		}
+		o.RegistryConfig = abs
+	}
 	if err := protocol.CheckSocket(protocol.Socket(o.RunDir)); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}

@@ -50,6 +50,9 @@ type Options struct {
 	RemovedLogs lifecycle.Retention
 	// Network says how containers are connected.
 	Network Network
+	// RegistryConfig is a file of credentials for registries; optional: those of podman and docker, or
+	// the kubelet's in a cluster.
+	RegistryConfig string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 	// Version is this program's.
@@ -181,7 +184,7 @@ func (a *agent) openBundles(context.Context) error {
 func (a *agent) openImages(context.Context) error {
 	pulling := &image.PullProgress{}
 	store, err := image.Open(filepath.Join(a.StateDir, "images"), image.WithJournal(a.journal),
-		image.WithProgress(func(p image.Progress) {
+		image.WithKeyring(a.registryFiles()), image.WithProgress(func(p image.Progress) {
 			pulling.Note(p)
 			if len(p.Skipped) > 0 {
 				a.Log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer,

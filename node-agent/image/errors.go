@@ -41,16 +41,28 @@ func (e *NotFoundError) Error() string {
 
 func (e *NotFoundError) Unwrap() error { return e.Err }
 
-// AccessError says that a registry refused an anonymous pull. Many registries answer so for an
-// image that does not exist, too.
+// AccessError says that a registry refused a pull. Many registries answer so for an image that does
+// not exist, too.
 type AccessError struct {
 	Ref string
-	Err error
+	// Refused are the sources of the credentials that the registry refused; empty for an anonymous
+	// pull.
+	Refused []string
+	// Advice of an anonymous pull says where credentials were looked for, and how they get there.
+	Advice string
+	Err    error
 }
 
 func (e *AccessError) Error() string {
-	return fmt.Sprintf(
-		"image %s: the registry refuses an anonymous pull, or the image does not exist: %v", e.Ref, e.Err)
+	who := "an anonymous pull"
+	switch {
+	case len(e.Refused) > 0:
+		who = "the credentials " + strings.Join(e.Refused, " and ")
+	case e.Advice != "":
+		who += " (there are no credentials for it in " + e.Advice + ")"
+	}
+	return fmt.Sprintf("image %s: the registry refuses %s, or the image does not exist: %v", e.Ref, who,
+		e.Err)
 }
 
 func (e *AccessError) Unwrap() error { return e.Err }
@@ -158,6 +170,24 @@ func (e *EntryError) Error() string {
 }
 
 func (e *EntryError) Unwrap() error { return e.Err }
+
+// hiddenError is an error whose text hides secrets. It does not unwrap, so that nothing shows the
+// text.
+type hiddenError string
+
+func (e hiddenError) Error() string { return string(e) }
+
+// withoutSecrets returns an error whose text does not show the secrets.
+func withoutSecrets(err error, secrets []string) error {
+	text := err.Error()
+	for _, secret := range secrets {
+		text = strings.ReplaceAll(text, secret, "[hidden]")
+	}
+	if text == err.Error() {
+		return err
+	}
+	return hiddenError(text)
+}
 
 // shorten keeps a hostile name from flooding a log.
 func shorten(s string) string {

@@ -8,15 +8,11 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -24,6 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-run/berth/node-agent/image/dockerconfig"
 )
 
 const (
@@ -34,101 +32,148 @@ const (
 	attempts = 3
 )
 
-// registry reads an image from a registry, anonymously.
+// registry reads an image from a registry.
 type registry struct {
-	raw    string
-	ref    name.Reference
-	client *http.Client
-	base   url.URL // of the repository, such as http://127.0.0.1:5000/v2/library/busybox
-	limits Limits
+	raw        string
+	ref        name.Reference
+	client     *http.Client
+	base       url.URL // of the repository, such as http://127.0.0.1:5000/v2/library/busybox
+	limits     Limits
+	credential *dockerconfig.Credential // nil for an anonymous pull
+	advice     string                   // of the Keyring
 }
 
-func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, limits Limits) (*registry,
-	error,
-) {
-	repo := r.remote.Context()
-	public := &publicHosts{next: rt, registry: (&url.URL{Host: repo.RegistryStr()}).Hostname()}
-	authed, err := transport.NewWithContext(ctx, repo.Registry, authn.Anonymous,
-		transport.NewRetry(public), []string{repo.Scope(transport.PullScope)})
-	if err != nil {
-		return nil, registryError(r.raw, "registry "+repo.RegistryStr(), err)
+// Keyring has the credentials for registries.
+type Keyring interface {
+	// Lookup returns the credentials for a repository such as index.docker.io/library/busybox, in the
+	// order in which they are to be tried.
+	Lookup(repository string) ([]dockerconfig.Credential, error)
+	// Advice says where Lookup looks, and how credentials for a registry get there. It is part of the
+	// error of a pull for which there are none.
+	Advice(registry string) string
+}
+
+// openRegistry opens the repository with the first of the keyring's credentials with which the
+// registry shows the image, or anonymously if there are none.
+func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, keys Keyring,
+	limits Limits,
+) (*registry, error) {
+	if keys == nil {
+		return connect(ctx, r, rt, nil, limits)
 	}
-	return &registry{
-		raw:    r.raw,
-		ref:    r.remote,
-		client: &http.Client{Transport: authed, CheckRedirect: checkRedirect},
+	repo := r.remote.Context()
+	found, err := keys.Lookup(repo.Name())
+	if err != nil {
+		return nil, fmt.Errorf("image %s: credentials: %w", r.raw, err)
+	}
+	if len(found) == 0 {
+		reg, err := connect(ctx, r, rt, nil, limits)
+		advice := keys.Advice(registryName(repo))
+		if err != nil {
+			return nil, withAdvice(err, advice)
+		}
+		reg.advice = advice
+		return reg, nil
+	}
+	var failed refusals
+	for i := range found {
+		reg, err := connect(ctx, r, rt, &found[i], limits)
+		if err == nil && len(found) > 1 {
+			// A HEAD request is not counted by registries that limit pulls.
+			if err = reg.probe(ctx); err != nil {
+				_ = reg.Close()
+			}
+		}
+		if err == nil {
+			return reg, nil
+		}
+		if !failed.add(err) {
+			return nil, err
+		}
+	}
+	return nil, failed.error()
+}
+
+// registryName returns the name of a registry as users write it.
+func registryName(repo name.Repository) string {
+	if repo.RegistryStr() == name.DefaultRegistry {
+		return "docker.io"
+	}
+	return repo.RegistryStr()
+}
+
+// refusals are the answers of a registry to several credentials.
+type refusals []error
+
+// add notes an error. It returns false if the error does not depend on the credentials. Registries
+// say of an image that somebody must not see that it does not exist.
+func (f *refusals) add(err error) bool {
+	var (
+		access  *AccessError
+		missing *NotFoundError
+	)
+	if !errors.As(err, &access) && !errors.As(err, &missing) {
+		return false
+	}
+	*f = append(*f, err)
+	return true
+}
+
+// error returns one error that names all credentials that were refused. If none was, the image does
+// not exist.
+func (f *refusals) error() error {
+	var one *AccessError
+	for _, err := range *f {
+		var access *AccessError
+		if !errors.As(err, &access) {
+			continue
+		}
+		if one == nil {
+			one = access
+		} else {
+			one.Refused = append(one.Refused, access.Refused...)
+		}
+	}
+	if one == nil {
+		return (*f)[0]
+	}
+	return one
+}
+
+func withAdvice(err error, advice string) error {
+	var access *AccessError
+	if errors.As(err, &access) && len(access.Refused) == 0 {
+		access.Advice = advice
+	}
+	return err
+}
+
+// connect opens the repository with a credential; nil for an anonymous pull.
+func connect(ctx context.Context, r reference, rt http.RoundTripper,
+	credential *dockerconfig.Credential, limits Limits,
+) (*registry, error) {
+	repo := r.remote.Context()
+	reg := &registry{
+		raw: r.raw,
+		ref: r.remote,
 		base: url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" +
 			repo.RepositoryStr()},
-		limits: limits,
-	}, nil
-}
-
-// publicHosts keeps a registry from sending the node to addresses that only the node can reach,
-// such as a cloud's metadata service: by a redirect, or by the realm of a WWW-Authenticate header,
-// whose answer is the token that the registry gets. nodeDialer refuses names with a link-local
-// address.
-type publicHosts struct {
-	next     http.RoundTripper
-	registry string
-}
-
-func (p *publicHosts) RoundTrip(req *http.Request) (*http.Response, error) {
-	if host := req.URL.Hostname(); host != p.registry && isPrivate(host) {
-		if req.Body != nil {
-			_ = req.Body.Close()
-		}
-		return nil, fmt.Errorf("registry %s: found a reference to the private address %s; allowed: public addresses",
-			p.registry, req.URL.Host)
+		limits: limits, credential: credential,
 	}
-	return p.next.RoundTrip(req)
-}
-
-// isPrivate reports whether a host is an address, or the name of one, that other machines of the
-// internet cannot reach.
-func isPrivate(host string) bool {
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
-	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		return true
+	public := &publicHosts{
+		next: rt, registry: reg.base.Hostname(), credentials: credential != nil,
 	}
-	ip, err := netip.ParseAddr(name)
-	ip = ip.Unmap()
-	return err == nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() ||
-		ip.IsUnspecified() || sharedAddresses.Contains(ip))
-}
-
-// sharedAddresses is the block of RFC 6598, for addresses between a provider and its customers.
-var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
-
-// metadataServices lists services of AWS and Alibaba Cloud whose addresses are not link-local.
-var metadataServices = []netip.Addr{
-	netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"),
-}
-
-// nodeDialer returns a dialer that refuses link-local addresses, and those of metadata services, of
-// a host that is given by name: clouds have names for these services.
-func nodeDialer() func(ctx context.Context, network, address string) (net.Conn, error) {
-	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	named := *d
-	named.Control = refuseNodesOwn
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		host, _, _ := net.SplitHostPort(address)
-		if _, err := netip.ParseAddr(host); err == nil {
-			return d.DialContext(ctx, network, address)
-		}
-		return named.DialContext(ctx, network, address)
+	auth := authn.Anonymous
+	if credential != nil {
+		auth = authn.FromConfig(credential.AuthConfig)
 	}
-}
-
-func refuseNodesOwn(_, address string, _ syscall.RawConn) error {
-	to, err := netip.ParseAddrPort(address)
+	authed, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewRetry(public),
+		[]string{repo.Scope(transport.PullScope)})
 	if err != nil {
-		return err
+		return nil, reg.error("registry "+repo.RegistryStr(), err)
 	}
-	ip := to.Addr().Unmap()
-	if ip.IsLinkLocalUnicast() || slices.Contains(metadataServices, ip) {
-		return fmt.Errorf("found the address %s of the node's own network; allowed: others", ip)
-	}
-	return nil
+	reg.client = &http.Client{Transport: authed, CheckRedirect: checkRedirect}
+	return reg, nil
 }
 
 // checkRedirect keeps a registry from leaving TLS. Where it may redirect to, publicHosts checks.
@@ -144,18 +189,28 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// registryError converts go-containerregistry's errors to this package's.
-func registryError(raw, what string, err error) error {
+// error converts go-containerregistry's errors to this package's.
+func (s *registry) error(what string, err error) error {
 	var te *transport.Error
+	status := 0
 	if errors.As(err, &te) {
-		switch te.StatusCode {
-		case http.StatusNotFound:
-			return &NotFoundError{Ref: raw, What: what, Err: err}
-		case http.StatusUnauthorized, http.StatusForbidden:
-			return &AccessError{Ref: raw, Err: err}
-		}
+		status = te.StatusCode
 	}
-	return fmt.Errorf("image %s: %s: %w", raw, what, err)
+	if s.credential != nil {
+		// A registry may repeat what it was sent.
+		err = withoutSecrets(err, s.credential.Secrets())
+	}
+	switch status {
+	case http.StatusNotFound:
+		return &NotFoundError{Ref: s.raw, What: what, Err: err}
+	case http.StatusUnauthorized, http.StatusForbidden:
+		access := &AccessError{Ref: s.raw, Advice: s.advice, Err: err}
+		if s.credential != nil {
+			access.Refused = []string{s.credential.Source}
+		}
+		return access
+	}
+	return fmt.Errorf("image %s: %s: %w", s.raw, what, err)
 }
 
 func (s *registry) Close() error {
@@ -176,11 +231,11 @@ func (s *registry) do(ctx context.Context, method, kind, id string, header http.
 	req.Header = header
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, registryError(s.raw, what, err)
+		return nil, s.error(what, err)
 	}
 	if err := transport.CheckError(resp, codes...); err != nil {
 		_ = resp.Body.Close()
-		return nil, registryError(s.raw, what, err)
+		return nil, s.error(what, err)
 	}
 	return resp, nil
 }
@@ -192,16 +247,30 @@ func manifestHeader() http.Header {
 	}, ",")}}
 }
 
-// current asks for the digest that the reference has now, without fetching anything; "" when the
-// registry does not say.
-func (s *registry) current(ctx context.Context) digest.Digest {
+// head asks for a manifest without fetching anything.
+func (s *registry) head(ctx context.Context) (http.Header, error) {
 	resp, err := s.do(ctx, http.MethodHead, "manifests", s.ref.Identifier(), manifestHeader(),
 		http.StatusOK)
 	if err != nil {
-		return ""
+		return nil, err
 	}
 	_ = resp.Body.Close()
-	d, err := digest.Parse(resp.Header.Get("Docker-Content-Digest"))
+	return resp.Header, nil
+}
+
+// probe returns an error if the registry does not show the image.
+func (s *registry) probe(ctx context.Context) error {
+	_, err := s.head(ctx)
+	return err
+}
+
+// current returns the digest that the reference has now; "" when the registry does not say.
+func (s *registry) current(ctx context.Context) digest.Digest {
+	header, err := s.head(ctx)
+	if err != nil {
+		return ""
+	}
+	d, err := digest.Parse(header.Get("Docker-Content-Digest"))
 	if err != nil {
 		return ""
 	}

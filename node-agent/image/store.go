@@ -80,6 +80,9 @@ func WithProgress(f func(Progress)) Option { return func(s *Store) { s.progress 
 // WithTransport replaces the HTTP transport to registries.
 func WithTransport(rt http.RoundTripper) Option { return func(s *Store) { s.transport = rt } }
 
+// WithKeyring pulls with the credentials of a keyring. Without, pulls are anonymous.
+func WithKeyring(k Keyring) Option { return func(s *Store) { s.keys = k } }
+
 // WithJournal writes the records through a journal: they survive a power loss after its next flush,
 // without flushes of their own. The store's directory lies below that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(s *Store) { s.journal = j } }
@@ -91,6 +94,7 @@ type Store struct {
 	limits    Limits
 	progress  func(Progress)
 	transport http.RoundTripper
+	keys      Keyring // nil for anonymous pulls
 	platform  v1.Platform
 	format    format
 	journal   *durable.Journal
@@ -326,5 +330,5 @@ func (s *Store) source(ctx context.Context, r reference) (source, error) {
 			s.progress(Progress{Ref: r.raw, Stage: StageRead, Done: done, Total: total})
 		})
 	}
-	return openRegistry(ctx, r, s.transport, s.limits)
+	return openRegistry(ctx, r, s.transport, s.keys, s.limits)
 }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	ggcr "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/registrytest"
+)
+
+// busyboxImage returns the image of the tests.
+func (h *host) busyboxImage() ggcr.Image {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	if out, err := exec.Command("tar", "-xf", programs+"/busybox.tar", "-C", dir).CombinedOutput(); err != nil {
+		h.t.Fatalf("%v\n%s", err, out)
+	}
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	img, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return img
+}
+
+// untilPullFailed waits for a failed pull whose message has all words, and returns the message.
+func (h *host) untilPullFailed(name string, words ...string) string {
+	h.t.Helper()
+	var message string
+	h.until(name+" has a failed pull: "+strings.Join(words, ", "), func() bool {
+		c := h.get(name)
+		if c == nil {
+			return false
+		}
+		image := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionImageReady)
+		if image == nil || image.Reason != v1alpha1.ReasonImagePullFailed {
+			return false
+		}
+		message = image.Message
+		for _, w := range words {
+			if !strings.Contains(message, w) {
+				return false
+			}
+		}
+		return true
+	})
+	return message
+}
+
+// logShowsNo fails the test if the agent's log has a text.
+func (h *host) logShowsNo(secret string) {
+	h.t.Helper()
+	log, err := os.ReadFile(h.path("agent.log"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if strings.Contains(string(log), secret) {
+		h.t.Errorf("the agent's log shows %q", secret)
+	}
+}
+
+// TestStandaloneRegistryConfig pulls from a private registry with TLS. The password in the file of
+// --registry-config is wrong at first, and the file is corrected while the agent runs.
+func TestStandaloneRegistryConfig(t *testing.T) {
+	t.Parallel()
+	reg := registrytest.Start(t, registrytest.Options{TLS: true, Private: true})
+	h := newHost(t)
+	config := h.path("config.json")
+	write := func(text []byte) {
+		t.Helper()
+		if err := os.WriteFile(config, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reference := reg.Push(t, "team/app:1", h.busyboxImage())
+	write(registrytest.Config("not the password", reg.Host))
+	h.tracer = []string{"/usr/bin/env", "SSL_CERT_FILE=" + reg.CA}
+	h.flags = []string{"--registry-config", config}
+	h.start()
+	h.write("app.yaml", "  image: "+reference+"\n  command: [sleep, \"1000\"]\n")
+	message := h.untilPullFailed("app", "image "+reference, "refuses the credentials", reg.Host,
+		" of "+config)
+	if strings.Contains(message, "not the password") {
+		t.Errorf("the message shows the password: %s", message)
+	}
+	write(registrytest.Config(registrytest.Password, reg.Host+"/team"))
+	h.run("", "start", "--no-wait", "app")
+	h.untilRunning("app")
+	h.logShowsNo("not the password")
+	h.logShowsNo(registrytest.Password)
+	h.removeAll("app.yaml")
+}
