@@ -634,8 +634,9 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the policies", func() bool {
-		return direct.Create(ctx, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-8"}},
-			client.DryRunAll) != nil
+		err := direct.Create(ctx, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-8"}},
+			client.DryRunAll)
+		return err != nil && strings.Contains(err.Error(), "ValidatingAdmissionPolicy")
 	})
 	if err := k.ReportStatus(ctx, other,
 		&v1alpha1.OCIBundleStatus{ObservedGeneration: 1}); err != nil {
