@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -256,12 +257,29 @@ grep -o '"limit":[0-9]*' "$file" >> "$(dirname "$0")/given"
 // before it, and nothing of the call goes on.
 func TestForwardLeavesTheEndToTheProgram(t *testing.T) {
 	leaktest.Check(t)
-	program := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\nsleep 0.2\n"), 0o755); err != nil {
+	dir := t.TempDir()
+	program, begun, goOn := filepath.Join(dir, "program"), filepath.Join(dir, "begun"),
+		filepath.Join(dir, "go")
+	script := "#!/bin/sh\n: > " + begun + "\nwhile [ ! -e " + goOn + " ]; do sleep 0.01; done\n"
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
+	defer cancel()
+	var ended sync.WaitGroup
+	defer ended.Wait()
+	ended.Go(func() {
+		for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if _, err := os.Stat(begun); err == nil {
+				break
+			}
+		}
+		cancel()
+		time.Sleep(50 * time.Millisecond) // what the end of the context would do has been done
+		if err := os.WriteFile(goOn, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	})
 	if code, err := (&CLI{Path: program, Root: t.TempDir()}).Forward(ctx, "run"); code != 0 ||
 		err != nil {
 		t.Errorf("found %d, %v; want 0, nil", code, err)
