@@ -4,6 +4,7 @@ package controllers_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -153,9 +154,12 @@ func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
 				kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue,
 				reason: v1alpha1.ReasonTerminating,
 			})
-			if now, err := readBundle(t, c); err != nil || now.DeletionTimestamp == nil {
-				t.Errorf("the OCIBundle is not being deleted (%v)", err)
-			}
+			eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
+				if b.DeletionTimestamp == nil {
+					return errors.New("the OCIBundle is not being deleted")
+				}
+				return nil
+			})
 			close(hold)
 			gone(t, c)
 		})

@@ -82,10 +82,7 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 		create(t, ns)
 		// Cordoned for a moment, so that all of these go where they are wanted without
 		// spec.nodeName.
-		edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: spare.name}},
-			func(n *v1alpha1.NodeAgent) {
-				n.Spec.Unschedulable = true
-			})
+		cordon(t, spare.name, true)
 		for _, name := range []string{"service", "finished", "once", "pinned", "leaving"} {
 			c := sample(ns.Name, name, func(c *v1alpha1.Container) {
 				switch name {
@@ -108,15 +105,9 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 			t.Cleanup(func() { _ = admin.Delete(context.Background(), node) })
 		}
 		// The next ones go to the next node.
-		edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: tc.name}},
-			func(n *v1alpha1.NodeAgent) {
-				n.Spec.Unschedulable = true
-			})
+		cordon(t, tc.name, true)
 	}
-	edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: spare.name}},
-		func(n *v1alpha1.NodeAgent) {
-			n.Spec.Unschedulable = false
-		})
+	cordon(t, spare.name, false)
 	for _, a := range agents {
 		a.halt()
 	}
@@ -194,6 +185,22 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// cordon keeps Containers from a node, or lets them go there, from now on: it waits until the
+// controller, which places a Container as soon as it sees it, has seen that.
+func cordon(t *testing.T, node string, unschedulable bool) {
+	t.Helper()
+	agent := &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	edit(t, agent, func(n *v1alpha1.NodeAgent) { n.Spec.Unschedulable = unschedulable })
+	eventually(t, func() error {
+		seen := &v1alpha1.NodeAgent{}
+		err := cached.Get(t.Context(), client.ObjectKeyFromObject(agent), seen)
+		if err == nil && seen.Spec.Unschedulable != unschedulable {
+			err = fmt.Errorf("the cache has node %s as it was", node)
+		}
+		return err
+	})
 }
 
 func namespaceOf(t *testing.T, node string) string {
