@@ -151,6 +151,10 @@ func (c *chaos) strike() {
 			if time.Now().After(end) && possible {
 				break
 			}
+			if time.Now().After(end.Add(hangs)) {
+				c.t.Fatalf("after %v the agent is back: %t, the supervisor: %t", hangs, agentBack,
+					supervisorBack)
+			}
 		}
 		if n%upgrade == upgrade-1 && done["upgrades"] < c.upgrades {
 			done["upgrades"]++

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -191,9 +192,14 @@ func (h *host) startJobs() map[string]int {
 	}
 	for name := range jobsOfFDStore {
 		pids[name] = int(h.untilRunning(name).Status.PID)
-		if name != "half" { // whose line has no end
-			h.until(name+" begins", func() bool { return strings.Contains(h.logs(name), "begin") })
-		}
+		h.until(name+" begins", func() bool {
+			if name != "half" {
+				return strings.Contains(h.logs(name), "begin")
+			}
+			// Its line has no end. It sleeps once it has written that, and has its trap.
+			children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pids[name]))
+			return len(children) > 0
+		})
 	}
 	return pids
 }

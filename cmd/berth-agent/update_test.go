@@ -245,10 +245,12 @@ func TestEditOfLogLimitsRestartsNothing(t *testing.T) {
 	}
 	rotated := func() {
 		t.Helper()
-		before, err := os.Stat(c.Status.LogPath)
-		if err != nil {
-			t.Fatal(err)
-		}
+		var before os.FileInfo
+		h.until("the log is there", func() bool { // not within a rotation
+			var err error
+			before, err = os.Stat(c.Status.LogPath)
+			return err == nil
+		})
 		h.until("the log is rotated", func() bool {
 			now, err := os.Stat(c.Status.LogPath)
 			return err == nil && !os.SameFile(before, now)
