@@ -368,9 +368,9 @@ spec: {image: a}
 			},
 		},
 		{
-			"envFrom", spec(`envFrom: [{configMapRef: {name: a}}]`),
+			"envFrom of two objects", spec(`envFrom: [{configMapRef: {name: a}, secretRef: {name: b}}]`),
 			[]string{
-				`7:28: spec.envFrom[0].configMapRef: is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: write the value into env`,
+				`7:50: spec.envFrom[0].secretRef: may not stand beside configMapRef: write two items`,
 			},
 		},
 		{
@@ -408,11 +408,11 @@ tty: true`),
 		{
 			"configMap volume", spec(`volumes:
 - name: a
-  configMap: {name: a}
+  configMap: {name: A_b}
 volumeMounts:
 - {name: a, mountPath: /a}`),
 			[]string{
-				`9:16: spec.volumes[0].configMap: is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: put the files into the image, or mount a hostPath`,
+				`9:23: spec.volumes[0].configMap.name: found "A_b"; a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character`,
 			},
 		},
 		{

@@ -133,19 +133,20 @@ func TestContainerRules(t *testing.T) {
 			"workingDir must be absolute: start it with /",
 		},
 		{
-			"env of a field", image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]",
-			image + "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
-			"in place of another source give a literal value",
+			"env of a file", image + "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
+			image + "env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]",
+			"fileKeyRef is not supported: give a literal value, or take it from a ConfigMap or Secret",
 		},
 		{
-			"envFrom", image + "envFrom: []", image + "envFrom: [{configMapRef: {name: c}}]",
-			"envFrom is honoured by an agent without a cluster only",
+			"envFrom", image + "envFrom: [{configMapRef: {name: c}}, {prefix: P_, secretRef: {name: s}}]",
+			image + "envFrom: [{configMapRef: {name: c}, secretRef: {name: s}}]",
+			"set exactly one of configMapRef and secretRef",
 		},
 		{
 			"env of one field", image +
 				"env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]",
 			image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, configMapKeyRef: {name: s, key: k}}}]",
-			"in place of another source give a literal value",
+			"set exactly one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef",
 		},
 		{
 			"env of a field or a value", image +

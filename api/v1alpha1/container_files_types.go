@@ -64,15 +64,12 @@ type Volume struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.mode)",message="emptyDir.mode is not supported: remove it; the directory's mode is 0777"
 	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
 
-	// configMap has a file for each key of a ConfigMap of the Container's namespace. An agent without
-	// a cluster has them in its directory of manifests; a cluster refuses the field. The files of
-	// this and of the following kinds are read-only, and follow their source while the container
-	// runs.
+	// configMap has a file for each key of a ConfigMap of the Container's namespace. The files of this
+	// and of the following kinds are read-only, and follow their source while the container runs.
 	// +optional
 	ConfigMap *corev1.ConfigMapVolumeSource `json:"configMap,omitempty"`
 
-	// secret has a file for each key of a Secret of the Container's namespace, in memory. An agent
-	// without a cluster has them in its directory of manifests; a cluster refuses the field.
+	// secret has a file for each key of a Secret of the Container's namespace, in memory.
 	// +optional
 	Secret *corev1.SecretVolumeSource `json:"secret,omitempty"`
 

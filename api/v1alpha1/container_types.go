@@ -98,26 +98,25 @@ type ContainerSpec struct {
 
 	// env are environment variables, over the image's own. valueFrom takes a value from a field of
 	// the Container (metadata.name, namespace, uid, labels['KEY'] and annotations['KEY']), of its
-	// node (spec.nodeName, status.hostIP, status.hostIPs), of its resources, or from its addresses
-	// (status.podIP, status.podIPs; with hostNetwork those of the node). Labels and
-	// annotations are those of when the spec was last edited. An agent without a cluster also takes
-	// values from ConfigMaps and Secrets.
+	// node (spec.nodeName, status.hostIP, status.hostIPs), of its resources, from its addresses
+	// (status.podIP, status.podIPs; with hostNetwork those of the node), or from a key of a
+	// ConfigMap or Secret of its namespace. Labels and annotations are those of when the spec was
+	// last edited.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=512
-	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || has(e.valueFrom.fieldRef) != has(e.valueFrom.resourceFieldRef))",message="valueFrom may be one of fieldRef and resourceFieldRef in a cluster: in place of another source give a literal value"
-	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || !(has(e.valueFrom.configMapKeyRef) || has(e.valueFrom.secretKeyRef) || has(e.valueFrom.fileKeyRef)))",message="valueFrom may be one of fieldRef and resourceFieldRef in a cluster: in place of another source give a literal value"
+	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || !has(e.valueFrom.fileKeyRef))",message="fileKeyRef is not supported: give a literal value, or take it from a ConfigMap or Secret"
+	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || has(e.valueFrom.fileKeyRef) || [has(e.valueFrom.fieldRef), has(e.valueFrom.resourceFieldRef), has(e.valueFrom.configMapKeyRef), has(e.valueFrom.secretKeyRef)].exists_one(x, x))",message="set exactly one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef"
 	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || !has(e.value) || e.value == '')",message="set one of value and valueFrom"
 	Env []corev1.EnvVar `json:"env,omitempty"`
 
 	// envFrom are ConfigMaps and Secrets of the Container's namespace of which each key becomes a
-	// variable, beneath env. A later one counts over an earlier one. Only an agent without a cluster
-	// reads them: manifests are the objects of its directory.
+	// variable, beneath env. A later one counts over an earlier one.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:XValidation:rule="size(self) == 0",message="envFrom is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: write the variables into env"
+	// +kubebuilder:validation:XValidation:rule="self.all(e, has(e.configMapRef) != has(e.secretRef))",message="set exactly one of configMapRef and secretRef"
 	EnvFrom []corev1.EnvFromSource `json:"envFrom,omitempty"`
 
 	// hostname of the container's UTS namespace; absent, the Container's name.
@@ -290,7 +289,7 @@ type ContainerSpec struct {
 
 	// onConfigChange says what happens to a running container when a ConfigMap or Secret changes that
 	// its variables or volumes refer to: Ignore leaves it as it is, with new files in its volumes;
-	// Restart restarts it within its grace period. A cluster refuses Restart.
+	// Restart restarts it within its grace period.
 	// +optional
 	// +kubebuilder:validation:Enum=Ignore;Restart
 	OnConfigChange ConfigChangePolicy `json:"onConfigChange,omitempty"`

@@ -72,7 +72,10 @@ type agent struct {
 	runDir  *claim.RunDir
 	bundles *bundle.Root
 	images  imageStore
-	source  source.Source
+	source  interface {
+		source.Source
+		lifecycle.Objects
+	}
 	cluster *rest.Config // nil for an agent that works alone
 	keeper  *supervision.Keeper
 	facts   registration.Facts
@@ -224,17 +227,16 @@ func (a *agent) createSyncer(context.Context) error {
 	if err := os.MkdirAll(a.LogDir, 0o700); err != nil {
 		return fmt.Errorf("--log-dir: %w", err)
 	}
-	objects, _ := a.source.(lifecycle.Objects) // a cluster's source has none
 	networks := a.networks()
 	if why := networks.Missing(); why != nil {
 		a.Log.Info("containers have loopback alone, but for those with hostNetwork", "why", why)
 	}
 	var err error
 	a.syncer, err = reconcile.New(reconcile.Config{
-		Objects: objects,
-		Source:  a.source, Images: a.images, Pulled: a.images.pulling.Text, Supervisor: a.keeper.Client(),
-		Bundles: a.bundles,
-		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
+		Source: a.source, Objects: a.source, Images: a.images, Pulled: a.images.pulling.Text,
+		Supervisor: a.keeper.Client(),
+		Bundles:    a.bundles,
+		LogDir:     a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
 		Networks: networks, ClusterDNS: a.ClusterDNS,

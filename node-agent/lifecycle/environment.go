@@ -27,8 +27,8 @@ type Node struct {
 
 // Objects has the ConfigMaps and Secrets that variables and volumes may refer to.
 type Objects interface {
-	// Read reports whether the objects have been read: before, none is there.
-	Read() bool
+	// Unread returns why it is not known whether these objects are there; nil if it is.
+	Unread(namespace string, objects []environment.Object) error
 	// Complete reports whether an object that is not there is gone: no manifest is refused, which
 	// might have it.
 	Complete() bool
@@ -54,10 +54,8 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	if !environment.ByNode(process) {
 		return nil
 	}
-	if len(references(process)) > 0 {
-		if err := s.readable("process.env"); err != nil {
-			return err
-		}
+	if err := s.readable(c, "process.env", references(process)); err != nil {
+		return err
 	}
 	vars, err := environment.Compute(process.Env, process.EnvFrom, nodeValues{s, c})
 	if missing := (*environment.Missing)(nil); errors.As(err, &missing) {
@@ -91,11 +89,12 @@ func (s environmentStage) comparable(c *Container, made []environment.Object) (b
 	if s.objects == nil {
 		return true, nil
 	}
-	if !s.objects.Read() {
-		return false, nil
+	namespace := c.Bundle.Owner().Namespace
+	if s.objects.Unread(namespace, made) != nil {
+		return false, nil //nolint:nilerr // they are compared once they are read
 	}
 	missing := slices.ContainsFunc(made, func(o environment.Object) bool {
-		_, found := s.objects.Data(c.Bundle.Owner().Namespace, o)
+		_, found := s.objects.Data(namespace, o)
 		return !found
 	})
 	if missing && !s.objects.Complete() {
@@ -110,17 +109,20 @@ func allReferences(c *Container) []environment.Object {
 	return slices.Concat(references(&spec.Process), files.References(spec.Volumes))
 }
 
-// readable returns an error if a field at a path refers to objects that cannot be read, or a
-// *Pending until they have been read: what is optional is not left out before.
-func (s environmentStage) readable(path string) error {
+// readable returns an error if the field at a path refers to objects and the agent can read none,
+// or a *Pending until they have been read: what is optional is not left out before.
+func (s environmentStage) readable(c *Container, path string, objects []environment.Object) error {
+	if len(objects) == 0 {
+		return nil
+	}
 	if s.objects == nil {
 		return errors.New(path + ": found a reference to a ConfigMap or Secret;" +
 			" allowed: none, since this agent cannot read them")
 	}
-	if !s.objects.Read() {
+	if err := s.objects.Unread(c.Bundle.Owner().Namespace, objects); err != nil {
 		return &Pending{
 			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonProgressing,
-			Message: "the manifests with ConfigMaps and Secrets are not read yet",
+			Message: err.Error(),
 		}
 	}
 	return nil

@@ -112,10 +112,8 @@ func (s filesStage) compute(c *Container) (map[string]files.Tree, error) {
 	if !hasFiles(c.Bundle) {
 		return nil, nil
 	}
-	if references := files.References(c.Bundle.Spec.Volumes); len(references) > 0 {
-		if err := s.readable("volumes"); err != nil {
-			return nil, err
-		}
+	if err := s.readable(c, "volumes", files.References(c.Bundle.Spec.Volumes)); err != nil {
+		return nil, err
 	}
 	out := map[string]files.Tree{}
 	for i := range c.Bundle.Spec.Volumes {

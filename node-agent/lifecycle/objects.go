@@ -23,7 +23,8 @@ func (objectsStage) Scope() Scope { return PerRun }
 
 func (s objectsStage) Ensure(_ context.Context, c *Container) error {
 	c.ObjectsDigest = ""
-	if s.objects != nil && s.objects.Read() {
+	if s.objects != nil &&
+		s.objects.Unread(c.Bundle.Owner().Namespace, allReferences(c)) == nil {
 		c.ObjectsDigest = s.digest(c)
 	}
 	return nil

@@ -24,10 +24,6 @@ func Architecture(goarch string) Option {
 	return func(d *draft) { d.arch = goarch }
 }
 
-// LocalObjects lets the Container refer to ConfigMaps and Secrets. It is for an agent
-// without a cluster, which has them in its directory of manifests.
-func LocalObjects() Option { return func(d *draft) { d.localObjects = true } }
-
 // UnsafeSysctls lets the Container set every sysctl of its own namespaces, not only those that the
 // kubelet calls safe. It is for an agent without a cluster, whose manifests are root's.
 func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
@@ -120,8 +116,6 @@ type draft struct {
 	in   v1alpha1.ContainerSpec
 	path *field.Path
 	arch string
-	// localObjects allows references to ConfigMaps and Secrets.
-	localObjects bool
 	// unsafeSysctls allows sysctls that the kubelet does not call safe.
 	unsafeSysctls bool
 

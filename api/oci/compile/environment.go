@@ -91,7 +91,7 @@ func variableFrom(d *draft, at *field.Path, e corev1.EnvVar) corev1.EnvVar {
 		ref := from.SecretKeyRef
 		objectKey(d, at.Child("secretKeyRef"), ref.Name, ref.Key)
 	case from.FileKeyRef != nil:
-		d.refuse(at.Child("fileKeyRef"), "is not supported: give a literal value")
+		d.refuse(at.Child("fileKeyRef"), "is not supported: give a literal value, or take it from a ConfigMap or Secret")
 	}
 	if known {
 		return corev1.EnvVar{Name: e.Name, Value: environment.Literal(value)}
@@ -196,15 +196,8 @@ func sourcesOf(from *corev1.EnvVarSource) []string {
 	return out
 }
 
-// noObjects is the reason for which a cluster refuses references to ConfigMaps and Secrets.
-const noObjects = "is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: write the value into env"
-
 // objectName checks a reference to a ConfigMap or Secret.
 func objectName(d *draft, at *field.Path, name string) {
-	if !d.localObjects {
-		d.refuse(at, noObjects)
-		return
-	}
 	if name == "" {
 		d.faults = append(d.faults, field.Required(at.Child("name"),
 			"name an object of the Container's namespace"))
@@ -218,9 +211,6 @@ func objectName(d *draft, at *field.Path, name string) {
 // objectKey checks a reference to a key of a ConfigMap or Secret.
 func objectKey(d *draft, at *field.Path, name, key string) {
 	objectName(d, at, name)
-	if !d.localObjects {
-		return
-	}
 	if key == "" {
 		d.faults = append(d.faults, field.Required(at.Child("key"), "name a key of the object"))
 		return

@@ -165,9 +165,9 @@ func TestFaults(t *testing.T) {
 		{"variable from two", image +
 			`env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, resourceFieldRef: {resource: limits.cpu}}}]`, "spec.env[0].valueFrom.resourceFieldRef", "remove one of them"},
 		{
-			"variable from a Secret", image +
-				`env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]`,
-			"spec.env[0].valueFrom.secretKeyRef", "write the value into env",
+			"variable from a Secret without a key", image +
+				`env: [{name: A, valueFrom: {secretKeyRef: {name: s}}}]`,
+			"spec.env[0].valueFrom.secretKeyRef.key", "name a key of the object",
 		},
 		{
 			"variable from an address that there is not", image +

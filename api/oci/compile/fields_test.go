@@ -288,22 +288,6 @@ func fieldCases() map[string]fieldCase {
 		"env[].valueFrom.resourceFieldRef.resource":      limitVariable("0", ""),
 		"env[].valueFrom.resourceFieldRef.divisor":       limitVariable("1Ki", ""),
 		"env[].valueFrom.resourceFieldRef.containerName": limitVariable("0", "base"),
-		"env[].valueFrom.configMapKeyRef": refused("spec.env[0].valueFrom.configMapKeyRef",
-			func(s *spec) {
-				s.Env[0] = corev1.EnvVar{
-					Name:      "A",
-					ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{}},
-				}
-			}),
-		"env[].valueFrom.secretKeyRef": refused("spec.env[0].valueFrom.secretKeyRef", func(s *spec) {
-			s.Env[0] = corev1.EnvVar{
-				Name:      "A",
-				ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}},
-			}
-		}),
-		"envFrom": refused("spec.envFrom[0].configMapRef", func(s *spec) {
-			s.EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{}}}
-		}),
 		"env[].valueFrom.fileKeyRef": refused("spec.env[0].valueFrom.fileKeyRef", func(s *spec) {
 			s.Env[0] = corev1.EnvVar{
 				Name:      "A",
@@ -574,6 +558,7 @@ func limitVariable(divisor, container string) fieldCase {
 func TestEveryField(t *testing.T) {
 	cases := fieldCases()
 	maps.Copy(cases, fileCases())
+	maps.Copy(cases, variableCases())
 	seen := map[string]bool{}
 	var walk func(path string, typ reflect.Type)
 	walk = func(path string, typ reflect.Type) {
@@ -751,8 +736,10 @@ func nameOf(t *testing.T, object map[string]any) string {
 			return v
 		}
 	}
-	if _, ok := object["downwardAPI"]; ok {
-		return "downwardAPI"
+	for _, key := range []string{"downwardAPI", "configMap", "secret", "configMapRef", "secretRef"} {
+		if _, ok := object[key]; ok {
+			return key
+		}
 	}
 	if port, ok := object["hostPort"].(float64); ok {
 		return strconv.Itoa(int(port))

@@ -16,9 +16,6 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// noFiles is the reason for which a cluster refuses volumes of ConfigMaps and Secrets.
-const noFiles = "is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: put the files into the image, or mount a hostPath"
-
 // maxDownward is the greatest number of values that an OCIBundle holds.
 const maxDownward = 1024
 
@@ -34,16 +31,14 @@ func fileVolume(d *draft, at *field.Path, v *v1alpha1.Volume) {
 	switch {
 	case v.ConfigMap != nil:
 		at = at.Child("configMap")
-		if b.object(at, at.Child("name"), v.ConfigMap.Name, v.ConfigMap.Items) {
-			b.mode(at.Child("defaultMode"), v.ConfigMap.DefaultMode)
-			b.user(at.Child("defaultUser"), v.ConfigMap.DefaultUser)
-		}
+		b.object(at.Child("items"), at.Child("name"), v.ConfigMap.Name, v.ConfigMap.Items)
+		b.mode(at.Child("defaultMode"), v.ConfigMap.DefaultMode)
+		b.user(at.Child("defaultUser"), v.ConfigMap.DefaultUser)
 	case v.Secret != nil:
 		at = at.Child("secret")
-		if b.object(at, at.Child("secretName"), v.Secret.SecretName, v.Secret.Items) {
-			b.mode(at.Child("defaultMode"), v.Secret.DefaultMode)
-			b.user(at.Child("defaultUser"), v.Secret.DefaultUser)
-		}
+		b.object(at.Child("items"), at.Child("secretName"), v.Secret.SecretName, v.Secret.Items)
+		b.mode(at.Child("defaultMode"), v.Secret.DefaultMode)
+		b.user(at.Child("defaultUser"), v.Secret.DefaultUser)
 	case v.DownwardAPI != nil:
 		at = at.Child("downwardAPI")
 		b.downward(at.Child("items"), v.DownwardAPI.Items)
@@ -81,10 +76,10 @@ func (b *volumeFiles) source(at *field.Path, p *v1alpha1.VolumeProjection) {
 		b.refuse(at, one)
 	case p.ConfigMap != nil:
 		at = at.Child("configMap")
-		b.object(at, at.Child("name"), p.ConfigMap.Name, p.ConfigMap.Items)
+		b.object(at.Child("items"), at.Child("name"), p.ConfigMap.Name, p.ConfigMap.Items)
 	case p.Secret != nil:
 		at = at.Child("secret")
-		b.object(at, at.Child("name"), p.Secret.Name, p.Secret.Items)
+		b.object(at.Child("items"), at.Child("name"), p.Secret.Name, p.Secret.Items)
 	case p.DownwardAPI != nil:
 		b.downward(at.Child("downwardAPI", "items"), p.DownwardAPI.Items)
 	default:
@@ -92,13 +87,8 @@ func (b *volumeFiles) source(at *field.Path, p *v1alpha1.VolumeProjection) {
 	}
 }
 
-// object checks a reference to a ConfigMap or Secret, and the files that are made of it. It returns
-// false if no such reference is supported.
-func (b *volumeFiles) object(at, nameAt *field.Path, name string, items []corev1.KeyToPath) bool {
-	if !b.localObjects {
-		b.refuse(at, noFiles)
-		return false
-	}
+// object checks a reference to a ConfigMap or Secret, and the files that are made of it.
+func (b *volumeFiles) object(at, nameAt *field.Path, name string, items []corev1.KeyToPath) {
 	if name == "" {
 		b.faults = append(b.faults, field.Required(nameAt, "name an object of the Container's namespace"))
 	} else {
@@ -107,7 +97,7 @@ func (b *volumeFiles) object(at, nameAt *field.Path, name string, items []corev1
 		}
 	}
 	for i, item := range items {
-		at := at.Child("items").Index(i)
+		at := at.Index(i)
 		if item.Key == "" {
 			b.faults = append(b.faults, field.Required(at.Child("key"), "name a key of the object"))
 		} else {
@@ -119,7 +109,6 @@ func (b *volumeFiles) object(at, nameAt *field.Path, name string, items []corev1
 		b.mode(at.Child("mode"), item.Mode)
 		b.user(at.Child("user"), item.User)
 	}
-	return true
 }
 
 // downward checks the items of downwardAPI and notes the values that are known.

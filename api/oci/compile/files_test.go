@@ -23,16 +23,25 @@ func fileVolumes() []v1alpha1.Volume {
 			Path: "uid", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"},
 		}}
 	}
-	return []v1alpha1.Volume{
+	out := []v1alpha1.Volume{
 		{Name: "d", DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: uid()}},
 		{Name: "p", Projected: &v1alpha1.ProjectedVolumeSource{Sources: []v1alpha1.VolumeProjection{
 			{DownwardAPI: &corev1.DownwardAPIProjection{Items: uid()}},
+			{ConfigMap: &corev1.ConfigMapProjection{Items: keys("pc")}},
+			{Secret: &corev1.SecretProjection{Items: keys("ps")}},
 		}}},
+		{Name: "c", ConfigMap: &corev1.ConfigMapVolumeSource{Items: keys("c")}},
+		{Name: "s", Secret: &corev1.SecretVolumeSource{SecretName: "s", Items: keys("s")}},
 	}
+	out[1].Projected.Sources[1].ConfigMap.Name = "pc"
+	out[1].Projected.Sources[2].Secret.Name = "ps"
+	out[2].ConfigMap.Name = "c"
+	return out
 }
 
-// fileCases returns the cases of volumes of files for TestEveryField, which compiles for a cluster.
-// TestFilesOfObjects has those of an agent without one.
+func keys(path string) []corev1.KeyToPath { return []corev1.KeyToPath{{Key: "k", Path: path}} }
+
+// fileCases returns the cases of volumes of files for TestEveryField.
 func fileCases() map[string]fieldCase {
 	type spec = v1alpha1.ContainerSpec
 	refused := func(path string, set func(*spec)) fieldCase {
@@ -40,15 +49,22 @@ func fileCases() map[string]fieldCase {
 	}
 	source := func(s *spec) *v1alpha1.VolumeProjection { return &s.Volumes[4].Projected.Sources[0] }
 	out := map[string]fieldCase{
-		"volumes[].configMap": refused("spec.volumes[0].configMap", func(s *spec) {
-			s.Volumes[0] = v1alpha1.Volume{Name: "e", ConfigMap: &corev1.ConfigMapVolumeSource{}}
-		}),
-		"onConfigChange": refused("spec.onConfigChange", func(s *spec) {
-			s.OnConfigChange = v1alpha1.ConfigChangeRestart
-		}),
-		"volumes[].secret": refused("spec.volumes[0].secret", func(s *spec) {
-			s.Volumes[0] = v1alpha1.Volume{Name: "e", Secret: &corev1.SecretVolumeSource{}}
-		}),
+		"onConfigChange": {
+			arrives: arrives{"onConfigChange": `"Restart"`},
+			set:     func(s *spec) { s.OnConfigChange = v1alpha1.ConfigChangeRestart },
+		},
+		"volumes[].configMap.defaultMode": {
+			arrives: arrives{"volumes[c].configMap.defaultMode": `256`},
+			set:     func(s *spec) { s.Volumes[5].ConfigMap.DefaultMode = new(int32(0o400)) },
+		},
+		"volumes[].configMap.defaultUser": refused("spec.volumes[5].configMap.defaultUser",
+			func(s *spec) { s.Volumes[5].ConfigMap.DefaultUser = new(int64(1)) }),
+		"volumes[].secret.defaultMode": {
+			arrives: arrives{"volumes[s].secret.defaultMode": `256`},
+			set:     func(s *spec) { s.Volumes[6].Secret.DefaultMode = new(int32(0o400)) },
+		},
+		"volumes[].secret.defaultUser": refused("spec.volumes[6].secret.defaultUser",
+			func(s *spec) { s.Volumes[6].Secret.DefaultUser = new(int64(1)) }),
 		"volumes[].downwardAPI.defaultMode": {
 			arrives: arrives{"volumes[d].downwardAPI.defaultMode": `256`},
 			set:     func(s *spec) { s.Volumes[3].DownwardAPI.DefaultMode = new(int32(0o400)) },
@@ -59,14 +75,6 @@ func fileCases() map[string]fieldCase {
 			arrives: arrives{"volumes[p].projected.defaultMode": `256`},
 			set:     func(s *spec) { s.Volumes[4].Projected.DefaultMode = new(int32(0o400)) },
 		},
-		"volumes[].projected.sources[].configMap": refused(
-			"spec.volumes[4].projected.sources[0].configMap", func(s *spec) {
-				*source(s) = v1alpha1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{}}
-			}),
-		"volumes[].projected.sources[].secret": refused("spec.volumes[4].projected.sources[0].secret",
-			func(s *spec) {
-				*source(s) = v1alpha1.VolumeProjection{Secret: &corev1.SecretProjection{}}
-			}),
 		"volumes[].projected.sources[].serviceAccountToken": refused(
 			"spec.volumes[4].projected.sources[0].serviceAccountToken", func(s *spec) {
 				*source(s) = v1alpha1.VolumeProjection{
@@ -81,7 +89,86 @@ func fileCases() map[string]fieldCase {
 		"volumes[p].projected.sources[downwardAPI].downwardAPI.items",
 		"volumes[4].projected.sources[0].downwardAPI.items[0]",
 		func(s *spec) *corev1.DownwardAPIVolumeFile { return &source(s).DownwardAPI.Items[0] }))
+	for _, o := range []objectFields{
+		{
+			"volumes[].configMap", "volumes[c].configMap", "volumes[5].configMap", "name", "c",
+			func(s *spec) (*string, **bool, *corev1.KeyToPath) {
+				o := s.Volumes[5].ConfigMap
+				return &o.Name, &o.Optional, &o.Items[0]
+			},
+		},
+		{
+			"volumes[].secret", "volumes[s].secret", "volumes[6].secret", "secretName", "s",
+			func(s *spec) (*string, **bool, *corev1.KeyToPath) {
+				o := s.Volumes[6].Secret
+				return &o.SecretName, &o.Optional, &o.Items[0]
+			},
+		},
+		{
+			"volumes[].projected.sources[].configMap",
+			"volumes[p].projected.sources[configMap].configMap",
+			"volumes[4].projected.sources[1].configMap", "name", "pc",
+			func(s *spec) (*string, **bool, *corev1.KeyToPath) {
+				o := s.Volumes[4].Projected.Sources[1].ConfigMap
+				return &o.Name, &o.Optional, &o.Items[0]
+			},
+		},
+		{
+			"volumes[].projected.sources[].secret", "volumes[p].projected.sources[secret].secret",
+			"volumes[4].projected.sources[2].secret", "name", "ps",
+			func(s *spec) (*string, **bool, *corev1.KeyToPath) {
+				o := s.Volumes[4].Projected.Sources[2].Secret
+				return &o.Name, &o.Optional, &o.Items[0]
+			},
+		},
+	} {
+		maps.Copy(out, o.cases())
+	}
 	return out
+}
+
+// objectFields are the fields of a volume, or of a source of one, that refer to an object.
+type objectFields struct {
+	path, at, place string
+	name            string // of the field with the object's name
+	file            string // the path of the item
+	of              func(*v1alpha1.ContainerSpec) (name *string, optional **bool, item *corev1.KeyToPath)
+}
+
+func (o objectFields) cases() map[string]fieldCase {
+	type spec = v1alpha1.ContainerSpec
+	item := o.at + ".items[" + o.file + "]"
+	set := func(change func(name *string, optional **bool, item *corev1.KeyToPath)) func(*spec) {
+		return func(s *spec) { change(o.of(s)) }
+	}
+	return map[string]fieldCase{
+		o.path + "." + o.name: {
+			arrives: arrives{o.at + "." + o.name: `"x"`},
+			set:     set(func(name *string, _ **bool, _ *corev1.KeyToPath) { *name = "x" }),
+		},
+		o.path + ".optional": {
+			arrives: arrives{o.at + ".optional": `true`},
+			set:     set(func(_ *string, optional **bool, _ *corev1.KeyToPath) { *optional = new(true) }),
+		},
+		o.path + ".items[].key": {
+			arrives: arrives{item + ".key": `"x"`},
+			set:     set(func(_ *string, _ **bool, item *corev1.KeyToPath) { item.Key = "x" }),
+		},
+		o.path + ".items[].path": {
+			arrives: arrives{
+				item + ".*": "", o.at + ".items[x].key": `"k"`, o.at + ".items[x].path": `"x"`,
+			},
+			set: set(func(_ *string, _ **bool, item *corev1.KeyToPath) { item.Path = "x" }),
+		},
+		o.path + ".items[].mode": {
+			arrives: arrives{item + ".mode": `256`},
+			set:     set(func(_ *string, _ **bool, item *corev1.KeyToPath) { item.Mode = new(int32(0o400)) }),
+		},
+		o.path + ".items[].user": {
+			refused: "spec." + o.place + ".items[0].user",
+			set:     set(func(_ *string, _ **bool, item *corev1.KeyToPath) { item.User = new(int64(1)) }),
+		},
+	}
 }
 
 // itemCases returns the cases of an item of downwardAPI.
@@ -186,11 +273,11 @@ func fileContainer(t *testing.T) *v1alpha1.Container {
 	return c
 }
 
-// TestFilesOfObjects: an agent without a cluster gets the volumes as they are, mounted read-only,
-// with the values that are known. A cluster refuses those of objects with their paths.
+// TestFilesOfObjects: the agent gets the volumes as they are, mounted read-only, with the values
+// that are known.
 func TestFilesOfObjects(t *testing.T) {
 	c := fileContainer(t)
-	b, faults := Bundle(c, LocalObjects())
+	b, faults := Bundle(c)
 	if len(faults) > 0 {
 		t.Fatal(faults.ToAggregate())
 	}
@@ -223,16 +310,6 @@ func TestFilesOfObjects(t *testing.T) {
 		if found[path] != want {
 			t.Errorf("%s is %s; want %s", path, found[path], want)
 		}
-	}
-	_, faults = Bundle(c)
-	var paths []string
-	for _, f := range faults {
-		paths = append(paths, f.Field)
-	}
-	if got, want := strings.Join(paths, " "), "spec.volumes[0].configMap spec.volumes[1].secret "+
-		"spec.volumes[3].projected.sources[0].configMap spec.volumes[3].projected.sources[1].secret "+
-		"spec.onConfigChange"; got != want {
-		t.Errorf("a cluster refuses %s; want %s", got, want)
 	}
 }
 
@@ -337,7 +414,7 @@ func TestFaultsOfFiles(t *testing.T) {
 	} {
 		c := fileContainer(t)
 		tc.change(&c.Spec)
-		_, faults := Bundle(c, LocalObjects())
+		_, faults := Bundle(c)
 		if len(faults) != 1 || faults[0].Field != tc.path ||
 			!strings.Contains(faults[0].Error(), tc.message) {
 			t.Errorf("%s: found %v; want a fault of %s with %q", name, faults.ToAggregate(), tc.path,

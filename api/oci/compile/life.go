@@ -39,10 +39,6 @@ func configChange(d *draft) {
 	switch d.in.OnConfigChange {
 	case "", v1alpha1.ConfigChangeIgnore:
 	case v1alpha1.ConfigChangeRestart:
-		if !d.localObjects {
-			d.refuse(at, "Restart "+noObjects)
-			return
-		}
 		d.out.OnConfigChange = v1alpha1.ConfigChangeRestart
 	default:
 		oneOf(d, at, d.in.OnConfigChange, v1alpha1.ConfigChangeIgnore, v1alpha1.ConfigChangeRestart)

@@ -144,7 +144,7 @@ func (on node) compile(d *manifest.Document) compiled {
 	}
 	digest := specDigest(&c.Spec)
 	SetDefaults(c)
-	spec, faults := on.bundle(c, compile.LocalObjects(), compile.UnsafeSysctls())
+	spec, faults := on.bundle(c, compile.UnsafeSysctls())
 	d.Report(append(faults, on.placed(&c.Spec)...))
 	var config source.Document
 	if spec != nil {

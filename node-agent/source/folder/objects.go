@@ -3,6 +3,7 @@
 package folder
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -58,11 +59,14 @@ func (f *Folder) Files(namespace string, o environment.Object) (map[string]strin
 	return all, true
 }
 
-// Read reports whether the manifests have been read since the agent started.
-func (f *Folder) Read() bool {
+// Unread returns an error until the manifests have been read.
+func (f *Folder) Unread(string, []environment.Object) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return f.objects != nil
+	if f.objects == nil {
+		return errors.New("the manifests with ConfigMaps and Secrets are not read yet")
+	}
+	return nil
 }
 
 // Complete reports whether all manifests have been read and none is refused, so that an object that

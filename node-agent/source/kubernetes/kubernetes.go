@@ -50,6 +50,7 @@ type Kubernetes struct {
 	client   rest.Interface
 	informer cache.SharedIndexInformer
 	profiles *profiles
+	objects  *objects
 	synced   atomic.Bool
 	own      ownWrites
 }
@@ -70,7 +71,8 @@ func New(o Options) (*Kubernetes, error) {
 	}
 	c, errClient := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, scheme)
 	watched, errWatched := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, receivedScheme())
-	if err := errors.Join(errClient, errWatched); err != nil {
+	objects, errObjects := newObjects(o.Config)
+	if err := errors.Join(errClient, errWatched, errObjects); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
 	bundles := cache.NewListWatchFromClient(watched, "ocibundles", v1alpha1.NodeNamespace(o.NodeName),
@@ -79,17 +81,20 @@ func New(o Options) (*Kubernetes, error) {
 	if err := informer.SetTransform(hold); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
-	return &Kubernetes{o: o, client: c, informer: informer, profiles: &profiles{
-		client: c,
-		known:  map[string]*profile{},
-	}}, nil
+	return &Kubernetes{
+		o: o, client: c, informer: informer, objects: objects,
+		profiles: &profiles{client: c, known: map[string]*profile{}},
+	}, nil
 }
 
 // Run is part of source.Source.
 func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	tell := func(obj any) {
-		// One that is being deleted needs no profile.
 		b, ok := obj.(*held)
+		if ok {
+			k.objects.follow(ctx, &b.OCIBundle, events.Changed)
+		}
+		// One that is being deleted needs no profile.
 		if ok && (k.profiles.need(ctx, &b.OCIBundle, events.Changed) || b.DeletionTimestamp != nil) {
 			events.Changed(receivedKey(&b.OCIBundle))
 		}
@@ -110,6 +115,7 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 			}
 			if b, ok := obj.(*held); ok {
 				k.own.forget(&b.OCIBundle)
+				k.objects.forget(receivedKey(&b.OCIBundle))
 				events.Changed(receivedKey(&b.OCIBundle))
 			}
 		},
@@ -134,6 +140,7 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 		events.Synced()
 	}()
 	k.informer.RunWithContext(ctx)
+	k.objects.wg.Wait()
 	return nil
 }
 

@@ -70,7 +70,14 @@ func (s suite) Run() int {
 	return code
 }
 
+// admin returns a client with the controller's name, since nobody else may create OCIBundles where a
+// test has installed the policies.
 func admin(t *testing.T) client.Client {
+	t.Helper()
+	return clientOf(t, as("system:serviceaccount:berth-system:berth-controller", "system:masters"))
+}
+
+func clientOf(t *testing.T, config *rest.Config) client.Client {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme),
@@ -78,10 +85,7 @@ func admin(t *testing.T) client.Client {
 		authenticationv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	// The controller's name, since nobody else may create OCIBundles where a test has installed the
-	// policies.
-	c, err := client.New(as("system:serviceaccount:berth-system:berth-controller", "system:masters"),
-		client.Options{Scheme: scheme})
+	c, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,16 +201,8 @@ func start(t *testing.T, node string) (*Kubernetes, heard) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	h := heard{make(chan source.Key, 100), make(chan struct{})}
-	done := make(chan error, 1)
-	go func() { done <- k.Run(ctx, h) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	run(t, k, h)
 	return k, h
 }
 
