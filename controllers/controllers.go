@@ -25,6 +25,7 @@ import (
 
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/access"
 	"github.com/berth-run/berth/controllers/container"
 	"github.com/berth-run/berth/controllers/deletion"
 	"github.com/berth-run/berth/controllers/nodehealth"
@@ -67,20 +68,23 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// CacheOptions keep the informer caches small: no managedFields, only the namespaces, identities
-// and Leases of node agents, of an OCIBundle the digest of its config, and of a Node the fields on
-// which a choice depends.
+// CacheOptions keep the informer caches small: no managedFields, only the namespaces, identities,
+// rights and Leases of node agents, of an OCIBundle the digest of its config, and of a Node the
+// fields on which a choice depends. A read of a kind that nothing watches fails. Otherwise the
+// first read of a Secret would put all Secrets of the cluster into the cache.
 func CacheOptions() cache.Options {
 	ofNodes := labels.NewSelector()
 	if has, err := labels.NewRequirement(v1alpha1.LabelNode, selection.Exists, nil); err == nil {
 		ofNodes = ofNodes.Add(*has)
 	}
 	return cache.Options{
-		DefaultTransform: cache.TransformStripManagedFields(),
+		DefaultTransform:            cache.TransformStripManagedFields(),
+		ReaderFailOnMissingInformer: true,
 		ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.OCIBundle{}:    {Transform: container.TransformBundle},
 			&corev1.Node{}:           {Transform: transformNode},
 			&corev1.Namespace{}:      {Label: ofNodes},
+			&rbacv1.Role{}:           {Label: ofNodes},
 			&rbacv1.RoleBinding{}:    {Label: ofNodes},
 			&corev1.ServiceAccount{}: {Namespaces: map[string]cache.Config{v1alpha1.NodesNamespace: {}}},
 			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{
@@ -157,6 +161,13 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	if err := namespaces.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("node namespace controller: %w", err)
+	}
+	grants := &access.Reconciler{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
+		Recorder: recorder,
+	}
+	if err := grants.SetupWithManager(ctx, mgr); err != nil {
+		return fmt.Errorf("access controller: %w", err)
 	}
 	return nil
 }

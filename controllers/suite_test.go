@@ -4,10 +4,8 @@ package controllers_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -194,13 +192,17 @@ func finishNamespaces(ctx context.Context) {
 	}
 }
 
-// auditPolicy logs writes of namespaced objects, when they are done.
+// auditPolicy logs writes of namespaced objects and reads of ConfigMaps and Secrets, when they are
+// done.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules:
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
+- level: Metadata
+  verbs: [get, list, watch]
+  resources: [{group: "", resources: [configmaps, secrets]}]
 - level: None
 `
 
@@ -208,26 +210,13 @@ rules:
 // server has accepted, by "verb resource/subresource".
 func writes(t *testing.T, namespace string) map[string]int {
 	t.Helper()
-	log, err := os.Open(auditLog)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
 	count := map[string]int{}
-	for d := json.NewDecoder(log); ; {
-		var e struct {
-			Verb      string
-			ObjectRef struct{ Resource, Subresource, Namespace, Name string }
-			Response  struct{ Code int } `json:"responseStatus"`
-		}
-		if err := d.Decode(&e); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return count
-		} else if err != nil {
-			t.Fatal(err)
-		}
+	for _, e := range auditOf(t, func(e auditEvent) bool {
+		return !slices.Contains([]string{"get", "list", "watch"}, e.Verb) && e.Response.Code < 300
+	}) {
 		of := e.ObjectRef.Namespace == namespace || e.ObjectRef.Resource == "ocibundles" &&
 			strings.HasPrefix(e.ObjectRef.Name, namespace+".")
-		if of && e.Response.Code < 300 {
+		if of {
 			what := e.Verb + " " + e.ObjectRef.Resource
 			if e.ObjectRef.Subresource != "" {
 				what += "/" + e.ObjectRef.Subresource
@@ -235,6 +224,7 @@ func writes(t *testing.T, namespace string) map[string]int {
 			count[what]++
 		}
 	}
+	return count
 }
 
 // grant gives the user the rights of config/rbac/role.yaml.

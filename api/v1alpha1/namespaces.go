@@ -22,12 +22,12 @@ const NodesNamespace = "berth-nodes"
 // FormerLeaseNamespace holds the Leases of agents before revision 2.
 const FormerLeaseNamespace = "berth-node-lease"
 
-// AnnotationNode on a namespace is the node that it is of. On a Container it is the node in whose
-// namespace its OCIBundle is, or is about to be.
+// AnnotationNode on a namespace, Role or RoleBinding is the node that it is of. On a Container it
+// is the node in whose namespace its OCIBundle is, or is about to be.
 const AnnotationNode = "berth.run/node"
 
-// LabelNode marks namespaces, RoleBindings, ServiceAccounts and Leases of nodes. Its value is
-// empty: a node's name may be longer than a label's value.
+// LabelNode marks namespaces, Roles, RoleBindings, ServiceAccounts and Leases of nodes. Its value
+// is empty: a node's name may be longer than a label's value.
 const LabelNode = "berth.run/node"
 
 const nodeNamespacePrefix = "berth-node-"
@@ -43,6 +43,12 @@ func NodeNamespace(node string) string {
 	}
 	return shorten(strings.ReplaceAll(plain, ".", "-"), node, validation.DNS1123LabelMaxLength)
 }
+
+// IsNodeNamespace reports whether a name is one that only namespaces of nodes have.
+func IsNodeNamespace(name string) bool { return strings.HasPrefix(name, nodeNamespacePrefix) }
+
+// NodeUser returns the user of an agent that has a client certificate.
+func NodeUser(node string) string { return "berth:node:" + node }
 
 // BundleName returns the name of a Container's OCIBundle in the namespace of its node:
 // NAMESPACE.NAME. One that is too long is shortened and has a hash at its end.

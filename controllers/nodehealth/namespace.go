@@ -37,9 +37,6 @@ const (
 	roleBundles   = "berth-node-bundles"
 )
 
-// userPrefix and the name of a node are the user of an agent that has a client certificate.
-const userPrefix = "berth:node:"
-
 // The controller grants what it need not have itself, by binding two roles and no other. What it
 // may do with namespaces is limited by config/policy.
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch;create;delete
@@ -93,12 +90,16 @@ func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		CreateFunc: func(e event.CreateEvent) bool { return e.Object.(*v1alpha1.OCIBundle).IsFormer() },
 		UpdateFunc: func(event.UpdateEvent) bool { return false },
 	}
+	// controllers/access has RoleBindings elsewhere.
+	inNamespace := predicate.NewPredicateFuncs(func(o client.Object) bool {
+		return v1alpha1.IsNodeNamespace(o.GetNamespace())
+	})
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nodenamespace").
 		For(&v1alpha1.NodeAgent{}, builder.WithPredicates(comesOrGoes)).
 		Watches(&corev1.Namespace{}, toNode).
 		Watches(&corev1.ServiceAccount{}, toNode).
-		Watches(&rbacv1.RoleBinding{}, toNode).
+		Watches(&rbacv1.RoleBinding{}, toNode, builder.WithPredicates(inNamespace)).
 		Watches(&v1alpha1.OCIBundle{}, bundleToNode, builder.WithPredicates(goes)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: namespaceWorkers}).
 		Complete(r)
@@ -154,7 +155,7 @@ func (r *NamespaceReconciler) provide(ctx context.Context, node string) error {
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
 			Subjects: []rbacv1.Subject{
 				{Kind: rbacv1.ServiceAccountKind, Namespace: v1alpha1.NodesNamespace, Name: node},
-				{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: userPrefix + node},
+				{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: v1alpha1.NodeUser(node)},
 			},
 		}
 	}
