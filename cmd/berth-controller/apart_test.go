@@ -42,9 +42,11 @@ const (
 // apart is a cluster with the roles and policies of config/, a controller, and a Container on each
 // of two nodes.
 type apart struct {
-	env   *envtest.Environment
-	root  *rest.Config
-	admin client.Client
+	env        *envtest.Environment
+	root       *rest.Config
+	admin      client.Client
+	controller *controller
+	kubeconfig string
 }
 
 // TestNodesAreApart tries to read, list, watch and write objects of another node with each identity
@@ -477,9 +479,9 @@ func newApart(t *testing.T) *apart {
 		label)); err != nil {
 		t.Fatal(err)
 	}
-	kubeconfig := kubeconfigOf(t, a.env,
+	a.kubeconfig = kubeconfigOf(t, a.env,
 		envtest.User{Name: "system:serviceaccount:berth-system:berth-controller"})
-	run(t, kubeconfig)
+	a.controller = run(t, a.kubeconfig)
 	for node, name := range map[string]string{stolen: "on-a", reached: "on-b"} {
 		agent := &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: node}}
 		if err := a.admin.Create(t.Context(), agent); err != nil {
