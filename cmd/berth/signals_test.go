@@ -86,8 +86,10 @@ func TestSignalEndsCreate(t *testing.T) {
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			must(t, cmd.Start())
-			for _, err := os.Stat(came); err != nil; _, err = os.Stat(came) {
-				time.Sleep(time.Millisecond)
+			for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+				if _, err := os.Stat(came); err == nil || time.Now().After(end) {
+					break
+				}
 			}
 			must(t, cmd.Process.Signal(sig))
 			_ = cmd.Wait()
