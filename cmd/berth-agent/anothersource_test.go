@@ -3,7 +3,6 @@
 package main
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -19,8 +18,7 @@ func TestClusterAgentLeavesManifestsAlone(t *testing.T) {
 		"/busybox.tar\n  command: [sleep, \"1000\"]\n")
 	pid := h.untilRunning("web").Status.PID
 	h.signal(unix.SIGTERM)
-	out, err := exec.Command(programs+"/berth-agent", "--kubeconfig", "/dev/null", "--node-name",
-		"worker-1", "--state-dir", h.path("s"),
+	out, err := h.program("--kubeconfig", "/dev/null", "--node-name", "worker-1", "--state-dir", h.path("s"),
 		"--run-dir", h.path("r"), "--log-dir", h.path("l"), "--cgroup-parent", h.cgroup).CombinedOutput()
 	if want := "found 1 containers of the manifests in " + h.path("m"); err == nil ||
 		!strings.Contains(string(out), want) {

@@ -249,7 +249,7 @@ func (c *chaos) judge() {
 
 // excuses reports whether agent and supervisor were both gone when a program ended, or right after.
 func (c *chaos) excuses(end time.Duration) bool {
-	const slack = 500 * time.Millisecond
+	const slack = 2 * time.Second // for a program that waits for a processor
 	for _, s := range c.excused {
 		if end >= s.from-slack && end <= s.to+slack {
 			return true

@@ -150,6 +150,7 @@ func (h *host) checkStart() {
 
 // checkLogs prints logs of several containers, their ends, and of one that was never started.
 func (h *host) checkLogs() {
+	h.until("count writes again", func() bool { return strings.Contains(h.logs("count"), "two 1\n") })
 	h.write("other.yaml", "  image: oci-archive:"+programs+
 		"/busybox.tar\n  restartPolicy: Never\n  command: [/bin/sh, -c, 'for i in 1 2 3; do echo line $i; done']\n")
 	h.until("its end", func() bool {
@@ -294,8 +295,8 @@ func TestStandaloneJobAgain(t *testing.T) {
 // TestRunDirTooLong: the limit is named, before anything is begun.
 func TestRunDirTooLong(t *testing.T) {
 	h := newHost(t)
-	out, err := exec.Command(programs+"/berth-agent", "--manifests", h.path("m"), "--state-dir",
-		h.path("s"), "--run-dir", h.path(strings.Repeat("r", 100))).CombinedOutput()
+	out, err := h.program("--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir",
+		h.path(strings.Repeat("r", 100))).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "--run-dir: found ") ||
 		!strings.Contains(string(out), "allowed: 107") {
 		t.Errorf("found %v, %s", err, out)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"os/exec"
 	"strings"
 
@@ -59,7 +60,9 @@ func (h *host) checkExec() {
 
 func (h *host) checkExecTerminal() {
 	// script(1) gives exec a terminal, and returns its exit code.
-	cmd := exec.Command("script", "-qec", programs+"/berth-agent exec --state-dir "+h.path("s")+
+	ctx, cancel := context.WithTimeout(h.t.Context(), hangs)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "script", "-qec", programs+"/berth-agent exec --state-dir "+h.path("s")+
 		" -it count -- /bin/sh -c 'test -t 0 && test -t 1 && echo terminal; exit 9'", "/dev/null")
 	out, err := cmd.CombinedOutput()
 	if !strings.Contains(string(out), "terminal\r\n") || cmd.ProcessState.ExitCode() != 9 {
@@ -68,8 +71,7 @@ func (h *host) checkExecTerminal() {
 }
 
 func (h *host) checkExecSignals() {
-	cmd := exec.Command(programs+"/berth-agent", "exec", "--state-dir", h.path("s"), "count", "--",
-		"/bin/sh", "-c", "trap 'exit 5' TERM; echo ready; while true; do sleep 0.1; done")
+	cmd := h.program("exec", "--state-dir", h.path("s"), "count", "--", "/bin/sh", "-c", "trap 'exit 5' TERM; echo ready; while true; do sleep 0.1; done")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		h.t.Fatal(err)

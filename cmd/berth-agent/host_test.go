@@ -216,13 +216,24 @@ func (h *host) program(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// supervisorPID returns the process of the supervisor, or 0 if it does not answer.
 func (h *host) supervisorPID() int {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	pid, err := protocol.NewClient(h.path("r/supervisor.sock")).Ping(ctx)
 	if err != nil {
 		return 0
 	}
+	return pid
+}
+
+// supervisor waits until the supervisor answers, and returns its process.
+func (h *host) supervisor() (pid int) {
+	h.t.Helper()
+	h.until("the supervisor answers", func() bool {
+		pid = h.supervisorPID()
+		return pid != 0
+	})
 	return pid
 }
 
@@ -257,7 +268,7 @@ func (h *host) clean() {
 			_ = client.Delete(ctx, st.ID, true)
 		}
 		_ = unix.Kill(pid, unix.SIGKILL)
-		for range 200 {
+		for range 6000 {
 			if state := procState(pid); state == "" || state == "Z" {
 				break
 			}
@@ -376,7 +387,7 @@ func (h *host) removeAll(files ...string) {
 	for _, f := range files {
 		h.remove(f)
 	}
-	h.until("all is gone", func() bool {
+	h.within(3*time.Minute+time.Duration(len(files))*2*time.Second, "all is gone", func() bool {
 		h.run("", "prune", "--no-wait")
 		return h.files() == 0
 	})
@@ -397,7 +408,13 @@ func (h *host) get(name string) *v1alpha1.Container {
 // never comes.
 func (h *host) until(what string, ok func() bool) {
 	h.t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+	h.within(3*time.Minute, what, ok)
+}
+
+// within is until for what many containers do.
+func (h *host) within(limit time.Duration, what string, ok func() bool) {
+	h.t.Helper()
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(20 * time.Millisecond) {
 		if h.agent != nil && len(h.ended) > 0 {
 			h.agent = nil
 			h.t.Fatalf("the agent ended (%v) before: %s", <-h.ended, what)
@@ -430,6 +447,10 @@ func (h *host) logs(args ...string) string {
 	out, _ := h.program(append([]string{"logs", "--state-dir", h.path("s")}, args...)...).CombinedOutput()
 	return string(out)
 }
+
+// longBackOff is a line of a spec. A container that has ended, after one restart at once, and one
+// that cannot be started, is then left alone while a test looks at it.
+const longBackOff = "  restartBackOff: {initialSeconds: 3600, maxSeconds: 3600}\n"
 
 // counting ends by itself when it is signalled; the grace period is long enough. Its image is in
 // the spelling from before the field archive, which manifests on hosts have.

@@ -420,12 +420,7 @@ func TestEverySupervisorStepKilled(t *testing.T) {
 				if sc.before != nil {
 					h.until("the agent holds the container's descriptors", h.holds)
 				}
-				pid := 0
-				h.until("the supervisor answers", func() bool {
-					pid = h.supervisorPID()
-					return pid != 0
-				})
-				return pid
+				return h.supervisor()
 			})
 		})
 	}

@@ -82,7 +82,7 @@ func TestStandaloneNames(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		h.write(name+".yaml", tc.spec)
+		h.write(name+".yaml", tc.spec+longBackOff)
 		for _, run := range []string{"first run", "after a restart"} {
 			args := []string{name}
 			if run == "first run" {

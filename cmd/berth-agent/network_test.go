@@ -305,7 +305,7 @@ func TestStandalonePorts(t *testing.T) {
 	_, pid := h.ips("web", 0)
 	get := func(url string, prefix ...string) string {
 		out, _ := exec.Command("nsenter", append(append([]string{"--net=" + h.network}, prefix...),
-			"curl", "-m", "5", "-s", url)...).CombinedOutput()
+			"curl", "-m", "60", "-s", url)...).CombinedOutput()
 		return strings.TrimSpace(string(out))
 	}
 	reachable := func(when string) {

@@ -32,6 +32,7 @@ func TestStandalonePull(t *testing.T) {
 	for _, name := range []string{"one", "two"} {
 		h.write(name+".yaml", "  image: "+reference+"\n  command: [sleep, \"1000\"]\n")
 	}
+	h.until("the registry is asked", func() bool { return asked.Load() > 0 })
 	for _, name := range []string{"one", "two"} {
 		h.until(name+" waits for its image", func() bool {
 			c := h.get(name)

@@ -31,9 +31,8 @@ func TestRunDirBelongsToOneAgent(t *testing.T) {
 		}
 	}
 	second := func() string {
-		cmd := exec.Command(programs+"/berth-agent", "--manifests", h.path("m2"), "--state-dir",
-			h.path("s2"), "--run-dir", h.path("r"),
-			"--log-dir", h.path("l2"), "--cgroup-parent", h.cgroup, "--node-name", "second")
+		cmd := h.program("--manifests", h.path("m2"), "--state-dir", h.path("s2"), "--run-dir",
+			h.path("r"), "--log-dir", h.path("l2"), "--cgroup-parent", h.cgroup, "--node-name", "second")
 		out, err := cmd.CombinedOutput()
 		if err == nil {
 			t.Errorf("the second agent ended without an error: %s", out)
@@ -97,8 +96,7 @@ func TestSupervisorKilled(t *testing.T) {
 		return n
 	}
 	for kills := 0; kills < enough; kills++ {
-		var pid int
-		h.until("a supervisor answers", func() bool { pid = h.supervisorPID(); return pid != 0 })
+		pid := h.supervisor()
 		if kills == enough-1 { // the jobs end while the last one is away
 			if err := os.WriteFile(shared+"/enough", nil, 0o600); err != nil {
 				t.Fatal(err)
@@ -150,14 +148,13 @@ func TestRunDirRemoved(t *testing.T) {
 		"i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 9']\n"))
 	web := h.untilRunning("web").Status.PID
 	h.until("the job writes", func() bool { return strings.Contains(h.logs("job"), "line 1\n") })
-	supervisor := h.supervisorPID()
+	supervisor := h.supervisor()
 	for _, removed := range []string{"r", "r/supervisor.sock"} {
 		// Pinned network namespaces are mounts, which cannot be removed like files.
 		if err := os.RemoveAll(h.path(removed)); err != nil && !errors.Is(err, unix.EBUSY) {
 			t.Fatal(err)
 		}
-		h.until("the supervisor answers again", func() bool { return h.supervisorPID() != 0 })
-		if got := h.supervisorPID(); got != supervisor {
+		if got := h.supervisor(); got != supervisor {
 			t.Fatalf("without %s: found supervisor %d; want %d", removed, got, supervisor)
 		}
 		h.until("the directory is the agent's", func() bool {
@@ -184,7 +181,7 @@ func TestRunDirRemoved(t *testing.T) {
 	}
 	h.write("new.yaml", spec("  command: [sleep, \"1000\"]\n"))
 	h.untilRunning("new")
-	if got := h.supervisorPID(); got != supervisor {
+	if got := h.supervisor(); got != supervisor {
 		t.Errorf("found supervisor %d; want %d", got, supervisor)
 	}
 	h.removeAll("web.yaml", "job.yaml", "new.yaml")
@@ -212,7 +209,7 @@ func TestSupervisorUpgrade(t *testing.T) {
 		"  command: [/bin/sh, -c, 'trap \"exit 6\" USR1; echo begin; while :; do sleep 0.05; done']\n")
 	pid := h.untilRunning("job").Status.PID
 	h.until("it writes", func() bool { return h.logs("job") == "begin\n" })
-	before := h.supervisorPID()
+	before := h.supervisor()
 	data, err := os.ReadFile(programs + "/berth")
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +223,7 @@ func TestSupervisorUpgrade(t *testing.T) {
 		if err != nil || !strings.Contains(string(out), "is now berth") {
 			t.Fatalf("upgrade: %v: %s", err, out)
 		}
-		if got := h.supervisorPID(); got != before {
+		if got := h.supervisor(); got != before {
 			t.Fatalf("the supervisor is process %d; want %d", got, before)
 		}
 	}
@@ -274,5 +271,5 @@ func TestSupervisorDoesNotListenYet(t *testing.T) {
 	if err := unix.FcntlFlock(lock.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}); err != nil {
 		t.Fatal(err)
 	}
-	h.until("a supervisor", func() bool { return h.supervisorPID() != 0 })
+	h.supervisor()
 }

@@ -49,15 +49,10 @@ func TestStandaloneLife(t *testing.T) {
 	}
 
 	// The supervisor dies: the same.
-	supervisor := 0
-	h.until("the supervisor answers", func() bool {
-		supervisor = h.supervisorPID()
-		return supervisor != 0
-	})
-	if err := unix.Kill(supervisor, unix.SIGKILL); err != nil {
+	if err := unix.Kill(h.supervisor(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	h.until("another supervisor", func() bool { return h.supervisorPID() != 0 })
+	h.supervisor()
 	n = strings.Count(h.logs("count"), "\n")
 	h.until("the log goes on", func() bool { return strings.Count(h.logs("count"), "\n") > n+3 })
 
@@ -135,7 +130,8 @@ func TestStandaloneRestartPolicy(t *testing.T) {
 	run := func(name, policy, script string) {
 		h.write(name+".yaml",
 			fmt.Sprintf(
-				"  archive: {path: %s/busybox.tar}\n  restartPolicy: %s\n  command: [/bin/sh, -c, %q]\n",
+				"  archive: {path: %s/busybox.tar}\n  restartPolicy: %s\n  command: [/bin/sh, -c, %q]\n"+
+					longBackOff,
 				programs, policy, script))
 	}
 	run("good", "Never", "echo done")
@@ -276,13 +272,16 @@ func TestStandaloneBadInput(t *testing.T) {
 		name := tc.name
 		t.Run(name, func(t *testing.T) {
 			h.t = t
-			h.write(name+".yaml", tc.spec)
+			h.write(name+".yaml", tc.spec+longBackOff)
+			var got *metav1.Condition
 			h.until("the condition "+tc.condition, func() bool {
 				c := h.get(name)
-				return c != nil && meta.IsStatusConditionFalse(c.Status.Conditions, tc.condition) &&
-					meta.FindStatusCondition(c.Status.Conditions, tc.condition).Reason == tc.reason
+				if c == nil || !meta.IsStatusConditionFalse(c.Status.Conditions, tc.condition) {
+					return false
+				}
+				got = meta.FindStatusCondition(c.Status.Conditions, tc.condition)
+				return got.Reason == tc.reason
 			})
-			got := meta.FindStatusCondition(h.get(name).Status.Conditions, tc.condition)
 			t.Log(got.Message)
 			for _, w := range tc.words {
 				if !strings.Contains(got.Message, w) {

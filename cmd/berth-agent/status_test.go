@@ -57,7 +57,12 @@ func newDesk(t *testing.T, manifests map[string]string) *desk {
 	events := noEvents{make(chan struct{})}
 	done := make(chan error, 1)
 	go func() { done <- d.directory.Run(ctx, events) }()
-	<-events.synced
+	select {
+	case <-events.synced:
+	case err := <-done:
+		cancel()
+		t.Fatalf("the folder ended: %v", err)
+	}
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -240,7 +240,7 @@ func TestEditOfLogLimitsRestartsNothing(t *testing.T) {
 	h.untilSeen("x", 3)
 	h.assertSameRun("x", c)
 
-	if err := unix.Kill(h.supervisorPID(), unix.SIGKILL); err != nil {
+	if err := unix.Kill(h.supervisor(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	rotated := func() {
@@ -257,7 +257,7 @@ func TestEditOfLogLimitsRestartsNothing(t *testing.T) {
 		})
 		h.untilLogSizes(c, 3, 64<<10)
 	}
-	h.until("another supervisor", func() bool { return h.supervisorPID() != 0 })
+	h.supervisor()
 	rotated()
 	rotated()
 	h.assertSameRun("x", c)
