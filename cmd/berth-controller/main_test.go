@@ -206,7 +206,7 @@ func refusesOlderCRDs(t *testing.T, c client.Client, kubeconfig string) {
 	}
 	patch(`[{"op": "remove", "path": %q}]`)
 	ahead := run(t, kubeconfig)
-	err := ahead.cmd.Wait()
+	err := ahead.wait()
 	patch(`[{"op": "add", "path": %q, "value": {"type": "integer", "format": "int32"}}]`)
 	log := fmt.Sprint(ahead.cmd.Stderr)
 	if ahead.cmd.ProcessState.ExitCode() != 1 ||
@@ -243,7 +243,8 @@ type controller struct {
 
 func run(t *testing.T, kubeconfig string) *controller {
 	t.Helper()
-	r := &controller{probe: freeAddress(t), webhook: freeAddress(t)}
+	free := freeAddresses(t, 2)
+	r := &controller{probe: free[0], webhook: free[1]}
 	r.cmd = exec.Command(os.Args[0], "--kubeconfig", kubeconfig, "--metrics-bind-address", "0",
 		"--health-probe-bind-address", r.probe,
 		"--webhook-bind-address", r.webhook, "--leader-elect", "--log-format", "text")
@@ -265,19 +266,25 @@ func run(t *testing.T, kubeconfig string) *controller {
 	return r
 }
 
-// freeAddress returns an address that nobody listens at.
-func freeAddress(t *testing.T) string {
+// freeAddresses returns n addresses that nobody listens at. The IP address is of this process alone:
+// no test of another package takes a port before the controller does.
+func freeAddresses(t *testing.T, n int) (free []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	pid := os.Getpid()
+	host := net.IPv4(127, byte(1+pid>>16&0x7f), byte(pid>>8), byte(pid)).String()
+	for range n {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		free = append(free, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return free
 }
 
 func (r *controller) get(path string) error {
-	answer, err := http.Get("http://" + r.probe + path)
+	answer, err := (&http.Client{Timeout: time.Minute}).Get("http://" + r.probe + path)
 	if err != nil {
 		return err
 	}
@@ -290,7 +297,8 @@ func (r *controller) get(path string) error {
 
 // certificate returns the serial number of the one that the webhook is served with.
 func (r *controller) certificate() (string, error) {
-	c, err := tls.Dial("tcp", r.webhook, &tls.Config{InsecureSkipVerify: true})
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", r.webhook,
+		&tls.Config{InsecureSkipVerify: true})
 	if err != nil {
 		return "", err
 	}
@@ -324,13 +332,20 @@ func installWebhook(t *testing.T, c client.Client, address string) {
 	}
 }
 
+// wait waits for the end of a program. One that hangs writes what its goroutines wait for, and ends.
+func (r *controller) wait() error {
+	hangs := time.AfterFunc(3*time.Minute, func() { _ = r.cmd.Process.Signal(syscall.SIGQUIT) })
+	defer hangs.Stop()
+	return r.cmd.Wait()
+}
+
 // end stops a program as the kubelet stops a pod.
 func (r *controller) end(t *testing.T) {
 	t.Helper()
 	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.cmd.Wait(); err != nil {
+	if err := r.wait(); err != nil {
 		t.Errorf("it did not end well: %v", err)
 	}
 }
