@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -22,12 +23,33 @@ import (
 // TestBurst applies 50 Containers at once. Each takes five writes of the API server, and a process
 // that runs is shown as such long before the last of the burst is. `make bench-burst` measures the
 // same with 1,000.
+//
+// Both are so unless an agent or the API server is kept waiting for a processor for seconds. A
+// machine that is busy with other things gets three tries.
 func TestBurst(t *testing.T) {
+	for try := 1; ; try++ {
+		var slow string
+		t.Run(fmt.Sprint("try ", try), func(t *testing.T) { slow = burst(t, fmt.Sprintf("burst%d-", try)) })
+		switch {
+		case slow == "" || t.Failed():
+			return
+		case try == 3:
+			t.Error(slow)
+			return
+		}
+		t.Log(slow)
+	}
+}
+
+// burst applies Containers whose names begin with a prefix, and returns what took too long or too
+// much.
+func burst(t *testing.T, prefix string) (slow string) {
+	t.Helper()
 	const n = 50
 	var manifests strings.Builder
 	var names []string
 	for i := range n {
-		names = append(names, fmt.Sprint("burst", i))
+		names = append(names, fmt.Sprint(prefix, i))
 		fmt.Fprintf(&manifests, `---
 apiVersion: berth.run/v1alpha1
 kind: Container
@@ -40,7 +62,9 @@ spec:
 	}
 	cleanAfter(t, names...)
 
-	watch := exec.CommandContext(t.Context(), kubectl, "--kubeconfig",
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	watch := exec.CommandContext(ctx, kubectl, "--kubeconfig",
 		filepath.Join(state, "kubeconfig"), "get", "containers", "--watch",
 		"-o", `jsonpath={.metadata.name} {.status.pid}{"\n"}`)
 	out, err := watch.StdoutPipe()
@@ -71,15 +95,16 @@ spec:
 		}
 		lags = append(lags, now-time.Duration(st.StartTime)*procfs.Tick)
 	}
-	burst := sinceBoot(t) - began
+	took := sinceBoot(t) - began
 	if len(seen) < n {
 		t.Fatalf("%d of %d are shown as running", len(seen), n)
 	}
 	slices.Sort(lags)
-	t.Logf("%d run after %s; from a process to its status: p50 %s, at most %s", n, burst, lags[n/2],
+	t.Logf("%d run after %s; from a process to its status: p50 %s, at most %s", n, took, lags[n/2],
 		lags[n-1])
-	if lags[n/2] > burst/2 {
-		t.Errorf("half of the processes ran for %s or more before their Containers said so, in a burst of %s", lags[n/2], burst)
+	if lags[n/2] > took/2 {
+		slow = fmt.Sprintf("half of the processes ran for %s or more before their Containers said so, in a burst of %s",
+			lags[n/2], took)
 	}
 
 	total := 0
@@ -90,8 +115,9 @@ spec:
 	}
 	t.Logf("writes: %v", after)
 	if total > 5*n {
-		t.Errorf("%d Containers took %d writes; wanted at most %d: %v", n, total, 5*n, after)
+		slow = fmt.Sprintf("%d Containers took %d writes; wanted at most %d: %v", n, total, 5*n, after)
 	}
+	return slow
 }
 
 // sinceBoot returns the time by the clock that the start times of processes are of.

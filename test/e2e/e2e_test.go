@@ -230,12 +230,20 @@ func condition(t *testing.T, name, kind, reason, message string) {
 // cleanAfter deletes a Container at the end of the test and checks that nothing is left of it.
 func cleanAfter(t *testing.T, names ...string) {
 	t.Helper()
-	before := leftovers()
+	var before counts
+	eventually(t, 2*time.Minute, func() error { // a process of a moment is none of the cluster's
+		before = leftovers()
+		time.Sleep(300 * time.Millisecond)
+		if now := leftovers(); now != before {
+			return fmt.Errorf("the cluster does not come to rest: %+v, then %+v", before, now)
+		}
+		return nil
+	})
 	t.Cleanup(func() {
 		for _, name := range names {
 			kube(t, "delete", "container", name, "--timeout=3m", "--ignore-not-found")
 		}
-		eventually(t, time.Minute, func() error {
+		eventually(t, 3*time.Minute, func() error {
 			if after := leftovers(); after != before {
 				return fmt.Errorf("left over after delete: before %+v, after %+v", before, after)
 			}

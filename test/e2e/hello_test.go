@@ -79,7 +79,7 @@ func TestHello(t *testing.T) {
 	}
 	kube(t, "annotate", "container", "hello", "berth.run/show-compiled=")
 	kube(t, "wait", "--for=jsonpath={.status.compiled.spec.config.ociVersion}", "container/hello",
-		"--timeout=1m")
+		"--timeout=3m")
 
 	kube(t, "delete", "-f", "config/samples/hello.yaml", "--timeout=3m")
 	if exists(pid) {
@@ -137,33 +137,38 @@ func TestSamples(t *testing.T) {
 	if restarts := get(t, "retry").Status.RestartCount; restarts != 2 {
 		t.Errorf("retry: found %d restarts, not the 2 that it takes", restarts)
 	}
-	log := read(t, get(t, "securitycontext").Status.LogPath)
-	for _, want := range []string{
-		"uid=1000(user) gid=1000(user)", "CapEff:\t0000000000000000",
-		"NoNewPrivs:\t1", "Seccomp:\t2",
+	// A program that has started may not have written yet.
+	for name, lines := range map[string][]string{
+		"securitycontext": {
+			"uid=1000(user) gid=1000(user)", "CapEff:\t0000000000000000",
+			"NoNewPrivs:\t1", "Seccomp:\t2",
+		},
+		"environment": {"as shop with 32 MiB: environment\n"},
+		"names": {
+			" web\n", "# Kubernetes-managed hosts file.", "\tweb.site.default.svc\tweb names\n",
+			"192.0.2.10\tdb\tdb.example.com\n", " search example.com\n", " nameserver 192.0.2.53\n",
+			" options ndots:2",
+		},
 	} {
-		if !strings.Contains(log, want) {
-			t.Errorf("securitycontext: the log lacks %q:\n%s", want, log)
+		path := get(t, name).Status.LogPath
+		eventually(t, 2*time.Minute, func() error {
+			log := read(t, path) + "\n"
+			for _, want := range lines {
+				if !strings.Contains(log, want) {
+					return fmt.Errorf("%s: the log lacks %q:\n%s", name, want, log)
+				}
+			}
+			return nil
+		})
+	}
+	release := read(t, "/etc/os-release")
+	eventually(t, 2*time.Minute, func() error {
+		got, err := os.ReadFile("/var/lib/berth-samples/shared/node-release")
+		if err == nil && strings.TrimSpace(string(got)) != release {
+			err = fmt.Errorf("volumes: the file that the container wrote is %q", got)
 		}
-	}
-	log = read(t, get(t, "environment").Status.LogPath)
-	if want := "as shop with 32 MiB: environment"; !strings.HasSuffix(log, want) {
-		t.Errorf("environment: found the log %q; want one that ends with %q", log, want)
-	}
-	log = read(t, get(t, "names").Status.LogPath)
-	for _, want := range []string{
-		" web\n", "# Kubernetes-managed hosts file.", "\tweb.site.default.svc\tweb names\n",
-		"192.0.2.10\tdb\tdb.example.com\n", " search example.com\n", " nameserver 192.0.2.53\n",
-		" options ndots:2",
-	} {
-		if !strings.Contains(log+"\n", want) {
-			t.Errorf("names: the log lacks %q:\n%s", want, log)
-		}
-	}
-	got := read(t, "/var/lib/berth-samples/shared/node-release")
-	if got != read(t, "/etc/os-release") {
-		t.Errorf("volumes: the file that the container wrote is %q", got)
-	}
+		return err
+	})
 }
 
 // TestMissingClusterDNS: a container that asks for the cluster's DNS starts on a node that does not

@@ -69,7 +69,7 @@ func TestPermissionsInACluster(t *testing.T) {
 	t.Cleanup(func() { _, _ = tryKube("delete", "namespace", "tenant", "--wait=false") })
 	refused := func(message, manifest string, args ...string) {
 		t.Helper()
-		eventually(t, time.Minute, func() error {
+		eventually(t, 2*time.Minute, func() error {
 			out, err := tryApply(t, manifest, args...)
 			if err == nil || !strings.Contains(out, message) {
 				return fmt.Errorf("found %v, %s; want %q", err, out, message)

@@ -92,7 +92,7 @@ spec:
 			sizes = append(sizes, fi.Size())
 		}
 	}
-	eventually(t, time.Minute, func() error {
+	eventually(t, 3*time.Minute, func() error {
 		if got := files(); len(got) != 1 || got[0] < 1<<20 {
 			return fmt.Errorf("found log files of %v bytes", got)
 		}
@@ -106,7 +106,7 @@ spec:
 		kube(t, "patch", "container", "flood", "--type=merge", "-p",
 			fmt.Sprintf(`{"spec":{"logging":{"maxSize":%q,"maxFiles":%d}}}`, tc.maxSize, tc.files))
 		kube(t, "wait", "--for=condition=Ready", "container/flood", "--timeout=3m")
-		eventually(t, time.Minute, func() error {
+		eventually(t, 3*time.Minute, func() error {
 			if got := files(); len(got) != tc.files || slices.Max(got) > tc.bytes {
 				return fmt.Errorf("found log files of %v bytes; want %d of at most %d", got, tc.files, tc.bytes)
 			}
