@@ -138,7 +138,7 @@ func TestConfiguration(t *testing.T) {
 func TestConfigurationSample(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	text := sample(t, "standalone/configuration.yaml")
+	text := sample(t, "configuration.yaml")
 	h.raw("configuration.yaml", text)
 	h.untilRunning("configuration")
 	h.until("the line of the sample", func() bool {

@@ -210,7 +210,7 @@ func (h filesHost) checkFilesFollow(c *v1alpha1.Container) {
 func TestVolumesOfFilesSample(t *testing.T) {
 	h := filesHost{newHost(t)}
 	h.start()
-	text := sample(t, "standalone/configfiles.yaml")
+	text := sample(t, "configfiles.yaml")
 	h.raw("configfiles.yaml", text)
 	c := h.untilRunning("configfiles")
 	h.untilFile(c, "/etc/shop/shop.conf", "currency = EUR\n")

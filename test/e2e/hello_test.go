@@ -96,6 +96,8 @@ func TestSamples(t *testing.T) {
 	makeRootFS(t, rootfs)
 	t.Cleanup(func() { _ = os.RemoveAll("/var/lib/berth-samples") })
 	ends := map[string]struct{ kind, reason string }{
+		"configfiles":     {"Ready", "Started"},
+		"configuration":   {"Ready", "Started"},
 		"environment":     {"Ready", "Started"},
 		"hello":           {"Ready", "Started"},
 		"isolated":        {"Ready", "Completed"},
@@ -119,6 +121,9 @@ func TestSamples(t *testing.T) {
 	}
 	cleanAfter(t, names...)
 	kube(t, "apply", "-k", "config/samples")
+	t.Cleanup(func() {
+		kube(t, "delete", "configmaps,secrets", "shop", "shop-login", "greeting", "login", "--ignore-not-found")
+	})
 	for _, name := range names {
 		end, ok := ends[name]
 		if !ok {
