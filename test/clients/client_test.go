@@ -194,7 +194,7 @@ func (c *client) exits(code int, texts []string, args ...string) result {
 // eventually waits until something holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	long := patience(time.Minute)
+	long := patience(2 * time.Minute)
 	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if holds() {
 			return
@@ -249,7 +249,7 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 		cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(patience(time.Minute)):
+		case <-time.After(patience(2 * time.Minute)):
 			c.t.Errorf("%s does not end in time after SIGTERM", c.path)
 			cmd.Process.Kill()
 			<-ended

@@ -115,8 +115,9 @@ func TestContainerd(t *testing.T) {
 	})
 	t.Run("kill", func(t *testing.T) {
 		ctr := ctr.with(t)
-		ended := make(chan result)
+		ended := make(chan result, 1)
 		go func() {
+			defer close(ended) // also if it does not return
 			ended <- ctr.run(run(busybox, "k", "sh", "-c",
 				"trap 'exit 9' TERM; while :; do sleep 0.1; done")...)
 		}()

@@ -28,7 +28,7 @@ func newPod(t *testing.T, service cri.RuntimeServiceClient, name string,
 	settings ...func(*cri.PodSandboxConfig),
 ) *pod {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*limit) // of many calls
 	t.Cleanup(cancel)
 	logs := filepath.Join(work, "logs", name)
 	parent := "/k8s.io"
@@ -356,8 +356,9 @@ func TestCRI(t *testing.T) {
 					Pid:     cri.NamespaceMode_POD,
 				}
 			})
-		equal(t, "first process of the pod", string(p.exec(id, "cat", "/proc/1/cmdline").Stdout),
-			"sleep\x002147483647\x00")
+		eventually(t, "the first process of the pod is that of its image", func() bool {
+			return string(p.exec(id, "cat", "/proc/1/cmdline").Stdout) == "sleep\x002147483647\x00"
+		})
 	})
 	t.Run("the pod ends with all its containers", func(t *testing.T) {
 		p := newPod(t, service, "ends")

@@ -187,9 +187,9 @@ func TestDocker(t *testing.T) {
 	})
 	t.Run("top and restart", func(t *testing.T) {
 		docker, id := start(t, busybox, "sleep", "1000")
-		if got := docker.must("top", id); !strings.Contains(got, "sleep 1000") {
-			t.Errorf("top: %q", got)
-		}
+		eventually(t, "top shows the program", func() bool {
+			return strings.Contains(docker.must("top", id), "sleep 1000")
+		})
 		before := docker.must("inspect", "-f", "{{.State.Pid}}", id)
 		docker.must("restart", "-t", "0", id)
 		if after := docker.must("inspect", "-f", "{{.State.Pid}}", id); after == before || after == "0" {

@@ -15,7 +15,7 @@ import (
 
 // get returns the body of a page, or nothing as long as nobody answers.
 func get(url string) string {
-	r, err := http.Get(url)
+	r, err := (&http.Client{Timeout: limit}).Get(url)
 	if err != nil {
 		return ""
 	}

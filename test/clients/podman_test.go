@@ -342,9 +342,9 @@ func TestPodman(t *testing.T) {
 	})
 	t.Run("top and stats", func(t *testing.T) {
 		p, id := start(t, busybox, "sleep", "1000")
-		if got := p.must("top", id, "pid", "comm"); !strings.Contains(got, "sleep") {
-			t.Errorf("top: %q", got)
-		}
+		eventually(t, "top shows the program", func() bool {
+			return strings.Contains(p.must("top", id, "pid", "comm"), "sleep")
+		})
 		got := p.must("stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", id)
 		if !strings.HasPrefix(got, "1 ") || strings.HasPrefix(got, "1 0B") {
 			t.Errorf("stats: %q", got)

@@ -299,7 +299,7 @@ func removeCgroup(group string) error {
 	})
 	for i := len(dirs) - 1; i >= 0 && err == nil; i-- {
 		// The last process may be on its way out.
-		for range 50 {
+		for range 50 * 60 {
 			if err = os.Remove(dirs[i]); !errors.Is(err, unix.EBUSY) {
 				break
 			}

@@ -350,8 +350,8 @@ func compare(t *testing.T, engine *client, with func(runtime string) []string, o
 		for j, runtime := range []string{ours, peer} {
 			limit <- struct{}{}
 			wait.Go(func() {
+				defer func() { <-limit }() // also if a call hangs, which ends the goroutine
 				results[i][j] = run(a, runtime)
-				<-limit
 			})
 		}
 	}
