@@ -89,7 +89,7 @@ func runChaos(t *testing.T, seed uint64, manager *fakeManager) {
 	c.ready()
 	c.strike()
 	c.ready()
-	c.until("all containers have ended", func() bool {
+	c.within(10*time.Minute, "all containers have ended", func() bool {
 		for _, one := range c.containers {
 			got := c.get(one.name)
 			if got == nil || got.Status.State.Terminated == nil {
