@@ -382,9 +382,9 @@ tty: true`),
 			},
 		},
 		{
-			"imagePullSecrets", spec(`imagePullSecrets: [{name: a}]`),
+			"priorityClassName", spec(`priorityClassName: a`),
 			[]string{
-				`7:3: spec.imagePullSecrets: found a field of a Pod that Berth does not have yet; remove it`,
+				`7:3: spec.priorityClassName: found a field of a Pod that Berth does not have yet; remove it`,
 			},
 		},
 		{

@@ -138,6 +138,10 @@ func TestContainerRules(t *testing.T) {
 			"fileKeyRef is not supported: give a literal value, or take it from a ConfigMap or Secret",
 		},
 		{
+			"imagePullSecrets", image + "imagePullSecrets: []", image + "imagePullSecrets: [{name: c}]",
+			"imagePullSecrets is honoured by an agent without a cluster only",
+		},
+		{
 			"envFrom", image + "envFrom: [{configMapRef: {name: c}}, {prefix: P_, secretRef: {name: s}}]",
 			image + "envFrom: [{configMapRef: {name: c}, secretRef: {name: s}}]",
 			"set exactly one of configMapRef and secretRef",

@@ -186,6 +186,12 @@ type BundleImage struct {
 	// pullPolicy: Always, IfNotPresent or Never; empty: by the tag.
 	// +optional
 	PullPolicy corev1.PullPolicy `json:"pullPolicy,omitempty"`
+	// pullSecrets are the names of Secrets of the Container's namespace with credentials for the
+	// registry.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	PullSecrets []string `json:"pullSecrets,omitempty"`
 }
 
 // BundleProcess says which settings of the process come from the image, where the user gave none.

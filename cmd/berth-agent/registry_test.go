@@ -105,3 +105,43 @@ func TestStandaloneRegistryConfig(t *testing.T) {
 	h.logShowsNo(registrytest.Password)
 	h.removeAll("app.yaml")
 }
+
+// TestStandaloneSamplePrivateRegistry applies the sample without its Secret, then with a wrong
+// password, and then as it is. Another Container, which has no credentials, does not get the image
+// that is on the node then.
+func TestStandaloneSamplePrivateRegistry(t *testing.T) {
+	t.Parallel()
+	reg := registrytest.Start(t, registrytest.Options{TLS: true, Private: true})
+	h := newHost(t)
+	reference := reg.Push(t, "team/app:1", h.busyboxImage())
+	h.tracer = []string{"/usr/bin/env", "SSL_CERT_FILE=" + reg.CA}
+	h.flags = []string{"--registry-config", h.path("config.json")}
+	if err := os.WriteFile(h.path("config.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	text, err := os.ReadFile("../../config/samples/standalone/private-registry.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sample := strings.ReplaceAll(string(text), "registry.example.com", reg.Host)
+	secret, container, _ := strings.Cut(sample, "\n---\n")
+	const name = "private-registry"
+
+	h.raw(name+".yaml", container)
+	h.untilPullFailed(name, "image "+reference+": the registry refuses an anonymous pull",
+		"there is no Secret default/login", "podman login")
+	h.raw("secret.yaml", strings.ReplaceAll(secret, registrytest.Password, "not the password"))
+	message := h.untilPullFailed(name, "refuses the credentials", "of Secret default/login")
+	if strings.Contains(message, "not the password") {
+		t.Errorf("the message shows the password: %s", message)
+	}
+	h.raw("secret.yaml", secret)
+	h.untilRunning(name)
+
+	h.write("other.yaml", "  image: "+reference+"\n  command: [sleep, \"1000\"]\n")
+	h.untilPullFailed("other", "the registry refuses an anonymous pull")
+	h.logShowsNo("not the password")
+	h.logShowsNo(registrytest.Password)
+	h.removeAll(name+".yaml", "secret.yaml", "other.yaml")
+}

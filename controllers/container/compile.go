@@ -103,8 +103,9 @@ func (s *scope) keepRun(node, handler string) {
 	kept.RestartBackOff, kept.Logging = next.RestartBackOff, next.Logging
 	if kept.Image != nil && next.Image != nil {
 		kept.Image = &v1alpha1.BundleImage{
-			Reference:  kept.Image.Reference,
-			PullPolicy: next.Image.PullPolicy,
+			Reference:   kept.Image.Reference,
+			PullPolicy:  next.Image.PullPolicy,
+			PullSecrets: next.Image.PullSecrets,
 		}
 	}
 	s.desired, s.sameRun, s.profile = &kept, true, ""

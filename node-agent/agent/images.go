@@ -4,8 +4,10 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"os/user"
 	"path/filepath"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -47,12 +49,50 @@ type imageStore struct {
 	pulling *image.PullProgress
 }
 
+// parseSecrets returns the credentials in Secrets of imagePullSecrets, and the names of the Secrets
+// that are not there.
+func parseSecrets(secrets []lifecycle.PullSecret) (configs []*dockerconfig.Config, missing []string,
+	err error,
+) {
+	for _, secret := range secrets {
+		if secret.Data == nil {
+			missing = append(missing, secret.Name)
+			continue
+		}
+		source := "Secret " + secret.Name
+		text, parse := secret.Data[corev1.DockerConfigJsonKey], dockerconfig.Parse
+		if text == "" {
+			text, parse = secret.Data[corev1.DockerConfigKey], dockerconfig.ParseLegacy
+		}
+		if text == "" {
+			return nil, nil, fmt.Errorf("imagePullSecrets: %s: found neither %s nor %s in data; allowed: one of them, as kubectl create secret docker-registry writes it", //nolint:lll // one message
+				source, corev1.DockerConfigJsonKey, corev1.DockerConfigKey)
+		}
+		config, err := parse([]byte(text), source)
+		if err != nil {
+			return nil, nil, fmt.Errorf("imagePullSecrets: %w", err)
+		}
+		configs = append(configs, config)
+	}
+	return configs, missing, nil
+}
+
 // Ensure is part of lifecycle.Images.
-func (s imageStore) Ensure(ctx context.Context, reference string,
-	policy corev1.PullPolicy,
-) (*lifecycle.Image, error) {
-	defer s.pulling.Forget(reference)
-	img, err := s.store.Ensure(ctx, reference, image.PullPolicy(policy))
+func (s imageStore) Ensure(ctx context.Context, r lifecycle.PullRequest) (*lifecycle.Image, error) {
+	defer s.pulling.Forget(r.Reference)
+	secrets, err := r.PullSecrets()
+	if err != nil {
+		return nil, err
+	}
+	own, missing, err := parseSecrets(secrets)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", r.Reference, err)
+	}
+	img, err := s.store.EnsureWith(ctx, r.Reference, image.PullPolicy(r.Policy), own...)
+	if err != nil && len(missing) > 0 {
+		return nil, fmt.Errorf("%w (imagePullSecrets: there is no Secret %s)", err,
+			strings.Join(missing, ", "))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -122,6 +122,89 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+// TestOwnCredentials: an image that was pulled with credentials of somebody's own is given to
+// another only if the registry shows it to them, also if it is on the node.
+func TestOwnCredentials(t *testing.T) {
+	leaktest.Check(t)
+	needs.Root(t)
+	reg := registrytest.Start(t, registrytest.Options{Private: true})
+	ref := reg.Push(t, "team/app:1", smallImage(t, "x"))
+	node := filepath.Join(t.TempDir(), "config.json")
+	transport := reg.Transport(t)
+	t.Cleanup(transport.CloseIdleConnections)
+	s := openStore(t, WithTransport(transport),
+		WithKeyring(dockerconfig.Files{Paths: []string{node}, Optional: true}))
+	secret := func(password string) *dockerconfig.Config {
+		c, err := dockerconfig.Parse(registrytest.Config(password, reg.Host), "Secret default/s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	right, wrong := secret(registrytest.Password), secret("wrong")
+	get := func(policy PullPolicy, own ...*dockerconfig.Config) error {
+		_, err := s.EnsureWith(context.Background(), ref, policy, own...)
+		return err
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		var access *AccessError
+		if !errors.As(err, &access) {
+			t.Errorf("%s: %v; want an AccessError", what, err)
+		}
+	}
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("before it is here", get(IfNotPresent))
+	must("the first pull", get(IfNotPresent, wrong, right))
+	refused("no credentials", get(IfNotPresent))
+	refused("wrong credentials", get(IfNotPresent, wrong))
+	if err := get(Never, wrong); !errors.Is(err, ErrNotYours) {
+		t.Errorf("wrong credentials and Never: %v", err)
+	}
+	must("Never", get(Never, wrong, right))
+
+	// The registry shows it to the node, and so to everybody, also when it runs no more.
+	write(t, node, registrytest.Config(registrytest.Password, reg.Host))
+	must("the node's credentials", get(IfNotPresent, wrong))
+	reg.Stop()
+	must("without a registry", get(IfNotPresent))
+	must("without a registry, with credentials", get(IfNotPresent, right))
+}
+
+// TestOwnCredentialsWithoutRegistry: who has pulled an image needs no registry to get it again.
+func TestOwnCredentialsWithoutRegistry(t *testing.T) {
+	leaktest.Check(t)
+	needs.Root(t)
+	reg := registrytest.Start(t, registrytest.Options{Private: true})
+	ref := reg.Push(t, "team/app:1", smallImage(t, "x"))
+	transport := reg.Transport(t)
+	t.Cleanup(transport.CloseIdleConnections)
+	s := openStore(t, WithTransport(transport))
+	own, err := dockerconfig.Parse(registrytest.Config(registrytest.Password, reg.Host), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(own ...*dockerconfig.Config) error {
+		_, err := s.EnsureWith(context.Background(), ref, IfNotPresent, own...)
+		return err
+	}
+	if err := get(own); err != nil {
+		t.Fatal(err)
+	}
+	reg.Stop()
+	if err := get(own); err != nil {
+		t.Error(err)
+	}
+	if err := get(); err == nil {
+		t.Error("an image of another's credentials was given without asking the registry")
+	}
+}
+
 // keyring has the same credentials for each repository.
 type keyring []dockerconfig.Credential
 

@@ -14,6 +14,10 @@ import (
 // have.
 var ErrNotPresent = errors.New("image is not present on this node and its pull policy is Never")
 
+// ErrNotYours is returned by EnsureWith under the policy Never for an image that was pulled with
+// credentials of others.
+var ErrNotYours = errors.New("image was pulled with other imagePullSecrets, and the pull policy Never allows no question to the registry")
+
 // ReferenceError says that a reference cannot be understood.
 type ReferenceError struct {
 	Ref    string // as given

@@ -27,6 +27,9 @@ type refRecord struct {
 	Top      digest.Digest `json:"top"`      // of the index or manifest
 	Manifest digest.Digest `json:"manifest"` // of the image for this node
 	File     *fileIdentity `json:"file,omitempty"`
+	// Access has digests of the credentials to which the registry has shown the image. It is empty if
+	// those of the node, or none, are enough.
+	Access []string `json:"access,omitempty"`
 }
 
 // imageRecord is an image.

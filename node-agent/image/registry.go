@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,6 +41,7 @@ type registry struct {
 	base       url.URL // of the repository, such as http://127.0.0.1:5000/v2/library/busybox
 	limits     Limits
 	credential *dockerconfig.Credential // nil for an anonymous pull
+	own        bool                     // the credential is the caller's, not the node's
 	advice     string                   // of the Keyring
 }
 
@@ -53,22 +55,22 @@ type Keyring interface {
 	Advice(registry string) string
 }
 
-// openRegistry opens the repository with the first of the keyring's credentials with which the
-// registry shows the image, or anonymously if there are none.
-func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, keys Keyring,
-	limits Limits,
+// openRegistry opens the repository with the first credential with which the registry shows the
+// image, of the caller's own and then of the keyring, or anonymously if there are none.
+func openRegistry(ctx context.Context, r reference, rt http.RoundTripper,
+	own []dockerconfig.Credential, keys Keyring, limits Limits,
 ) (*registry, error) {
-	if keys == nil {
-		return connect(ctx, r, rt, nil, limits)
-	}
-	repo := r.remote.Context()
-	found, err := keys.Lookup(repo.Name())
-	if err != nil {
-		return nil, fmt.Errorf("image %s: credentials: %w", r.raw, err)
+	found, advice := slices.Clone(own), ""
+	if keys != nil {
+		repo := r.remote.Context()
+		nodes, err := keys.Lookup(repo.Name())
+		if err != nil {
+			return nil, fmt.Errorf("image %s: credentials: %w", r.raw, err)
+		}
+		found, advice = append(found, nodes...), keys.Advice(registryName(repo))
 	}
 	if len(found) == 0 {
 		reg, err := connect(ctx, r, rt, nil, limits)
-		advice := keys.Advice(registryName(repo))
 		if err != nil {
 			return nil, withAdvice(err, advice)
 		}
@@ -85,6 +87,7 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, keys K
 			}
 		}
 		if err == nil {
+			reg.own = i < len(own)
 			return reg, nil
 		}
 		if !failed.add(err) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/image/dockerconfig"
 )
 
 // Limits bound what an image may take, in bytes unless said otherwise. They defend the node, so
@@ -182,6 +184,15 @@ func (s *Store) Close() error {
 // errors.Is ErrNotPresent; any other is the network's or the file system's, and may pass. When ctx
 // ends, so does the pull, and nothing is left of it but the layers that were complete.
 func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Image, error) {
+	return s.EnsureWith(ctx, ref, policy)
+}
+
+// EnsureWith is Ensure with credentials of the caller's own, which are tried before those of the
+// keyring. An image that was pulled with somebody's own credentials is given to another only once
+// the registry has shown it to them, too.
+func (s *Store) EnsureWith(ctx context.Context, ref string, policy PullPolicy,
+	own ...*dockerconfig.Config,
+) (*Image, error) {
 	r, err := parseReference(ref)
 	if err != nil {
 		return nil, err
@@ -189,8 +200,12 @@ func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Ima
 	if policy, err = r.policy(policy); err != nil {
 		return nil, err
 	}
+	mine, err := lookup(r, own)
+	if err != nil {
+		return nil, err
+	}
 	if policy != Always {
-		if img, err := s.present(r, policy); img != nil || err != nil {
+		if img, err := s.present(r, policy, mine); img != nil || err != nil {
 			return img, err
 		}
 		if policy == Never {
@@ -202,16 +217,19 @@ func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Ima
 			return nil, err
 		}
 		defer unlock()
-		if img, err := s.present(r, policy); img != nil || err != nil {
+		if img, err := s.present(r, policy, mine); img != nil || err != nil {
 			return img, err
 		}
 	}
-	return s.pull(ctx, r)
+	return s.pull(ctx, r, mine)
 }
 
 // present returns the image when the store has all of it, and nil when it does not. It returns an
-// error if a record cannot be read.
-func (s *Store) present(r reference, policy PullPolicy) (*Image, error) {
+// error if a record cannot be read, and ErrNotYours if it may not pull an image that these
+// credentials do not open.
+func (s *Store) present(r reference, policy PullPolicy, own []dockerconfig.Credential) (*Image,
+	error,
+) {
 	var rec refRecord
 	err := readJSON(s.refPath(r), &rec)
 	if err != nil && !errors.Is(err, errNoRecord) {
@@ -221,6 +239,12 @@ func (s *Store) present(r reference, policy PullPolicy) (*Image, error) {
 		return nil, nil //nolint:nilerr // there is no record
 	}
 	if r.local() && policy != Never && !rec.isCurrent(r) {
+		return nil, nil
+	}
+	if !rec.opens(own) {
+		if policy == Never {
+			return nil, fmt.Errorf("image %s: %w", r.raw, ErrNotYours)
+		}
 		return nil, nil
 	}
 	return s.stored(r, rec.Manifest)
@@ -256,23 +280,32 @@ func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 }
 
 // pull reads the reference and unpacks what the store does not have.
-func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
+func (s *Store) pull(ctx context.Context, r reference, own []dockerconfig.Credential) (*Image,
+	error,
+) {
 	if err := s.haveSession(ctx); err != nil {
 		return nil, err
 	}
-	src, err := s.source(ctx, r)
+	src, err := s.source(ctx, r, own)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	if reg, ok := src.(*registry); ok {
+	var before refRecord
+	if readJSON(s.refPath(r), &before) != nil || before.Ref != r.canonical {
+		before = refRecord{}
+	}
+	reg, remote := src.(*registry)
+	if remote {
 		// The answer to a HEAD request is enough to see that nothing changed, and is not counted by
 		// registries that limit pulls.
-		var rec refRecord
-		if readJSON(s.refPath(r), &rec) == nil && rec.Ref == r.canonical && rec.Top != "" &&
-			reg.current(ctx) == rec.Top {
-			if img, err := s.stored(r, rec.Manifest); img != nil || err != nil {
-				return img, err
+		if before.Top != "" && reg.current(ctx) == before.Top {
+			img, err := s.stored(r, before.Manifest)
+			if err != nil {
+				return nil, err
+			}
+			if img != nil {
+				return img, withRef(r, s.noteAccess(r, before, reg))
 			}
 		}
 	}
@@ -301,14 +334,30 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 		Version: recordVersion, Ref: r.canonical, Top: res.top, Manifest: res.manifest,
 		File: src.identity(),
 	}
+	if remote {
+		rec.Access = before.accessAfter(reg, before.Manifest == rec.Manifest)
+	}
 	if err := s.writeJSON(s.refPath(r), rec); err != nil {
 		return nil, withRef(r, err)
 	}
 	return img, nil
 }
 
+// noteAccess records that a registry has shown the image of a record.
+func (s *Store) noteAccess(r reference, rec refRecord, reg *registry) error {
+	access := rec.accessAfter(reg, true)
+	if slices.Equal(access, rec.Access) {
+		return nil
+	}
+	rec.Access = access
+	return s.writeJSON(s.refPath(r), rec)
+}
+
 // withRef names the image in errors that do not name it themselves.
 func withRef(r reference, err error) error {
+	if err == nil {
+		return nil
+	}
 	var (
 		notFound  *NotFoundError
 		access    *AccessError
@@ -324,11 +373,13 @@ func withRef(r reference, err error) error {
 }
 
 // source opens what a reference points to.
-func (s *Store) source(ctx context.Context, r reference) (source, error) {
+func (s *Store) source(ctx context.Context, r reference, own []dockerconfig.Credential) (source,
+	error,
+) {
 	if r.local() {
 		return openLocal(ctx, r, s.session, s.limits, s.platform, func(done, total int64) {
 			s.progress(Progress{Ref: r.raw, Stage: StageRead, Done: done, Total: total})
 		})
 	}
-	return openRegistry(ctx, r, s.transport, s.keys, s.limits)
+	return openRegistry(ctx, r, s.transport, own, s.keys, s.limits)
 }

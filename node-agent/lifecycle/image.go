@@ -13,8 +13,9 @@ import (
 
 // imageStage has the image pulled. A pull that takes its time goes on without the caller.
 type imageStage struct {
-	pulls *Pulls
-	wake  func(source.Key)
+	pulls  *Pulls
+	wake   func(source.Key)
+	values environmentStage
 }
 
 func (imageStage) Name() string { return "image" }
@@ -27,6 +28,12 @@ func (s imageStage) Ensure(ctx context.Context, c *Container) error {
 		return nil
 	}
 	request := PullRequest{Reference: wanted.Reference, Policy: wanted.PullPolicy}
+	if len(wanted.PullSecrets) > 0 {
+		var err error
+		if request.Secrets, err = s.values.pullSecrets(c); err != nil {
+			return err
+		}
+	}
 	img, err := s.pulls.get(ctx, c.ID, request, func() { s.wake(c.Key) })
 	if err != nil {
 		return err

@@ -176,7 +176,7 @@ func Stages(c Config) List {
 		objectsStage{variables},
 		variables,
 		filesStage{variables},
-		imageStage{c.Pulls, c.Wake},
+		imageStage{c.Pulls, c.Wake, variables},
 		commitStage{},
 		rootfsStage{},
 		volumesStage{},

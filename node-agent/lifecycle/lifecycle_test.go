@@ -71,7 +71,7 @@ func (s *recordingSupervisor) Get(context.Context, string) (protocol.Status, err
 // layerImages has one image of one layer.
 type layerImages struct{ layer string }
 
-func (i layerImages) Ensure(context.Context, string, corev1.PullPolicy) (*Image, error) {
+func (i layerImages) Ensure(context.Context, PullRequest) (*Image, error) {
 	return &Image{ID: "x@sha256:1", Layers: []string{i.layer}}, nil
 }
 

@@ -27,14 +27,17 @@ type Image struct {
 type Images interface {
 	// Ensure returns once the image is on the node, unpacked and verified. It gives up when ctx
 	// ends.
-	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*Image, error)
+	Ensure(ctx context.Context, r PullRequest) (*Image, error)
 }
 
 // PullRequest has every input that decides the content and the permission of a pull: equal requests
-// share one pull. Credentials become part of it when a bundle can name them.
+// share one pull.
 type PullRequest struct {
 	Reference string
 	Policy    corev1.PullPolicy
+	// Secrets has the Secrets of imagePullSecrets as packSecrets writes them, so that requests can be
+	// compared. It is not to be shown.
+	Secrets string
 }
 
 // Pulls runs pulls of images outside of the workers of containers. A pull goes on for as long as
@@ -151,7 +154,7 @@ func (p *Pulls) begin(r PullRequest) *pull {
 	p.underWay[r] = pl
 	p.running.Go(func() {
 		defer cancel()
-		pl.image, pl.err = p.images.Ensure(ctx, r.Reference, r.Policy)
+		pl.image, pl.err = p.images.Ensure(ctx, r)
 		for _, wake := range p.end(pl) {
 			wake()
 		}

@@ -29,9 +29,8 @@ func newHeldImages() *heldImages {
 	}
 }
 
-func (h *heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*Image,
-	error,
-) {
+func (h *heldImages) Ensure(ctx context.Context, r PullRequest) (*Image, error) {
+	reference := r.Reference
 	h.underWay.Add(1)
 	defer h.underWay.Add(-1)
 	h.begun <- reference

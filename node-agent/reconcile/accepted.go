@@ -61,8 +61,9 @@ func (in *Input) keepRun(dir bundle.Dir) {
 		accepted.Spec.AllDevices
 	if spec.Image != nil && accepted.Spec.Image != nil {
 		spec.Image = &v1alpha1.BundleImage{
-			Reference:  accepted.Spec.Image.Reference,
-			PullPolicy: spec.Image.PullPolicy,
+			Reference:   accepted.Spec.Image.Reference,
+			PullPolicy:  spec.Image.PullPolicy,
+			PullSecrets: spec.Image.PullSecrets,
 		}
 	}
 	in.keep(&spec)

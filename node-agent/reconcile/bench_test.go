@@ -244,7 +244,7 @@ func (m *memorySource) last() v1alpha1.OCIBundleStatus {
 
 type noImages struct{}
 
-func (noImages) Ensure(context.Context, string, corev1.PullPolicy) (*lifecycle.Image, error) {
+func (noImages) Ensure(context.Context, lifecycle.PullRequest) (*lifecycle.Image, error) {
 	return nil, errors.New("the test has no images")
 }
 

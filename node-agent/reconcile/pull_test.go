@@ -9,7 +9,6 @@ import (
 	"time"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -24,18 +23,16 @@ type pulledImages struct {
 	image        *lifecycle.Image // nil: the pull goes on until it is given up
 }
 
-func (p pulledImages) Ensure(ctx context.Context, reference string,
-	_ corev1.PullPolicy,
-) (*lifecycle.Image, error) {
+func (p pulledImages) Ensure(ctx context.Context, r lifecycle.PullRequest) (*lifecycle.Image, error) {
 	select {
-	case p.begun <- reference:
+	case p.begun <- r.Reference:
 	case <-ctx.Done():
 	}
 	if p.image != nil {
 		return p.image, nil
 	}
 	<-ctx.Done()
-	p.ended <- reference
+	p.ended <- r.Reference
 	return nil, ctx.Err()
 }
 

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -20,12 +19,10 @@ import (
 // heldImages are images whose pull ends when the test says so.
 type heldImages struct{ end chan error }
 
-func (h heldImages) Ensure(ctx context.Context, reference string,
-	_ corev1.PullPolicy,
-) (*lifecycle.Image, error) {
+func (h heldImages) Ensure(ctx context.Context, r lifecycle.PullRequest) (*lifecycle.Image, error) {
 	select {
 	case err := <-h.end:
-		return &lifecycle.Image{ID: reference}, err
+		return &lifecycle.Image{ID: r.Reference}, err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -37,7 +37,8 @@ func table() map[string]entry {
 		// The scheduler's.
 		"requests.*": none,
 		// For the next container that is created.
-		"image.pullPolicy": none,
+		"image.pullPolicy":  none,
+		"image.pullSecrets": none,
 
 		"restartPolicy":                 agent,
 		"onConfigChange":                agent,

@@ -110,6 +110,9 @@ func fieldCases() map[string]fieldCase {
 		"imagePullPolicy": honoured(arrives{"image.pullPolicy": `"Never"`}, func(s *spec) {
 			s.ImagePullPolicy = corev1.PullNever
 		}),
+		"imagePullSecrets[].name": honoured(arrives{"image.pullSecrets": `["s"]`}, func(s *spec) {
+			s.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "s"}}
+		}),
 		"command": honoured(arrives{"process.command": `["x"]`, "config.process.args": `["x"]`},
 			func(s *spec) {
 				s.Command = []string{"x"}

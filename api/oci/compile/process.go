@@ -49,7 +49,9 @@ func root(d *draft) {
 		d.refuse(d.path.Child("archive"), oneSource)
 	case d.in.Image != "":
 		checkReference(d)
-		d.out.Image = &v1alpha1.BundleImage{Reference: d.in.Image, PullPolicy: d.in.ImagePullPolicy}
+		d.out.Image = &v1alpha1.BundleImage{
+			Reference: d.in.Image, PullPolicy: d.in.ImagePullPolicy, PullSecrets: pullSecrets(d),
+		}
 	case d.in.Archive != nil:
 		d.out.Image = &v1alpha1.BundleImage{
 			Reference:  archiveReference(d),
@@ -63,6 +65,9 @@ func root(d *draft) {
 		}
 		d.spec.Root.Path = path.Clean(d.in.RootFS.Path)
 	}
+	if len(d.in.ImagePullSecrets) > 0 && (d.in.Image == "" || hasArchivePrefix(d.in.Image)) {
+		d.refuse(d.path.Child("imagePullSecrets"), "no registry is asked: remove imagePullSecrets")
+	}
 	at := d.path.Child("imagePullPolicy")
 	if p := d.in.ImagePullPolicy; p != "" {
 		oneOf(d, at, p, "Always", "IfNotPresent", "Never")
@@ -70,6 +75,31 @@ func root(d *draft) {
 			d.refuse(at, "there is no image to pull: remove imagePullPolicy")
 		}
 	}
+}
+
+// maxPullSecrets is the number that the CRD allows, too.
+const maxPullSecrets = 64
+
+// pullSecrets returns the names of the Secrets with credentials for the image. The CRD of a cluster
+// allows none.
+func pullSecrets(d *draft) []string {
+	at := d.path.Child("imagePullSecrets")
+	if n := len(d.in.ImagePullSecrets); n > maxPullSecrets {
+		d.faults = append(d.faults, field.TooMany(at, n, maxPullSecrets))
+		return nil
+	}
+	var names []string
+	for i, secret := range d.in.ImagePullSecrets {
+		objectName(d, at.Index(i), secret.Name)
+		names = append(names, secret.Name)
+	}
+	return names
+}
+
+// hasArchivePrefix reports whether an image is an archive, in the spelling from before that field.
+func hasArchivePrefix(image string) bool {
+	prefix, _, _ := strings.Cut(image, ":")
+	return prefix == "oci" || prefix == "oci-archive" || prefix == "docker-archive"
 }
 
 // oneSource is the rule that the CRD holds, too.

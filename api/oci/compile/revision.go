@@ -42,6 +42,8 @@ func revisions() map[string]int32 {
 		"devices[].containerPath": 3,
 		"devices[].permissions":   3,
 
+		"image.pullSecrets": 3,
+
 		"onConfigChange": 3,
 
 		"network":      2,

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // The kinds of objects that values come from.
@@ -63,6 +65,18 @@ func References(env []corev1.EnvVar, envFrom []corev1.EnvFromSource) []Object {
 		if ref := e.ValueFrom.SecretKeyRef; ref != nil {
 			add(KindSecret, ref.Name)
 		}
+	}
+	return out
+}
+
+// PullSecrets returns the Secrets with which an image is pulled; none for no image.
+func PullSecrets(image *v1alpha1.BundleImage) []Object {
+	if image == nil {
+		return nil
+	}
+	var out []Object
+	for _, name := range image.PullSecrets {
+		out = append(out, Object{KindSecret, name})
 	}
 	return out
 }

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/berth-run/berth/node-agent/image/dockerconfig"
+)
+
+// maxAccess is the number of credentials that a record has. One that is forgotten is tried at the
+// registry again.
+const maxAccess = 64
+
+// lookup returns the credentials for a reference in a caller's own configurations.
+func lookup(r reference, own []*dockerconfig.Config) ([]dockerconfig.Credential, error) {
+	if r.local() {
+		return nil, nil
+	}
+	var all []dockerconfig.Credential
+	for _, config := range own {
+		found, err := config.Lookup(r.remote.Context().Name())
+		if err != nil {
+			return nil, fmt.Errorf("image %s: credentials: %w", r.raw, err)
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// opens reports whether the registry has shown the image of the record to somebody with one of
+// these credentials, or to everybody.
+func (rec *refRecord) opens(own []dockerconfig.Credential) bool {
+	return len(rec.Access) == 0 ||
+		slices.ContainsFunc(own, func(c dockerconfig.Credential) bool {
+			return slices.ContainsFunc(rec.Access, func(digest string) bool {
+				salt, _, _ := strings.Cut(digest, ":")
+				return hmac.Equal([]byte(digest), []byte(credentialDigest(salt, c)))
+			})
+		})
+}
+
+// accessAfter returns refRecord.Access of a manifest that a registry has just shown.
+func (rec *refRecord) accessAfter(reg *registry, same bool) []string {
+	switch {
+	case !reg.own:
+		return nil // the node's credentials open it
+	case !same:
+		return []string{credentialDigest(rand.Text(), *reg.credential)}
+	case rec.opens([]dockerconfig.Credential{*reg.credential}):
+		return rec.Access
+	}
+	all := append(slices.Clone(rec.Access), credentialDigest(rand.Text(), *reg.credential))
+	return all[max(0, len(all)-maxAccess):]
+}
+
+// credentialDigest returns SALT:DIGEST of a credential, by which it can be recognized.
+func credentialDigest(salt string, c dockerconfig.Credential) string {
+	mac := hmac.New(sha256.New, []byte(salt))
+	for _, part := range []string{c.Username, c.Password, c.IdentityToken, c.RegistryToken} {
+		fmt.Fprintf(mac, "%d %s", len(part), part)
+	}
+	return salt + ":" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
