@@ -124,7 +124,11 @@ func (m *fakeManager) start(cmd *exec.Cmd) error {
 	if _, err := conn.Write([]byte(barrier)); err != nil {
 		m.t.Fatal(err)
 	}
-	<-m.drained
+	select {
+	case <-m.drained:
+	case <-time.After(hangs):
+		m.t.Fatalf("the messages of the previous process were not taken in %v", hangs)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var names []string
@@ -152,6 +156,16 @@ func reapAtOnce(pid int) (reaped chan struct{}) {
 		}
 	}()
 	return reaped
+}
+
+// await waits until a process is reaped.
+func await(t *testing.T, reaped chan struct{}) {
+	t.Helper()
+	select {
+	case <-reaped:
+	case <-time.After(hangs):
+		t.Fatalf("a process was not reaped in %v", hangs)
+	}
 }
 
 // jobs that end when they get SIGUSR1, with the code of the last one, and what is in their logs
@@ -252,13 +266,13 @@ func TestBothKilledFakeServiceManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.signal(unix.SIGKILL)
-	<-reapAtOnce(supervisor)
+	await(t, reapAtOnce(supervisor))
 	for _, pid := range pids {
 		reaped := reapAtOnce(pid)
 		if err := unix.Kill(pid, unix.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
-		<-reaped
+		await(t, reaped)
 	}
 	h.start()
 	h.endedJobs()
@@ -346,7 +360,7 @@ func TestSupervisorKilledBelowReaper(t *testing.T) {
 	}
 	signal(supervisor, unix.SIGKILL)
 	for _, pid := range pids {
-		<-reapAtOnce(pid)
+		await(t, reapAtOnce(pid))
 	}
 	h.endedJobs()
 	if got := h.supervisor(); got == supervisor {

@@ -178,6 +178,8 @@ func TestKilledTestsLeaveNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = victim.Process.Kill(); _ = victim.Wait() })
+	late := time.AfterFunc(2*hangs, func() { _ = victim.Process.Kill() })
+	defer late.Stop()
 	var pid int
 	var dir string
 	for lines := bufio.NewScanner(out); pid == 0 && lines.Scan(); {
