@@ -91,6 +91,7 @@ func runSuite(m *testing.M) (code int, err error) {
 	env := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join("..", "config", "crd", "bases")},
 		ErrorIfCRDPathMissing: true,
+		CRDInstallOptions:     envtest.CRDInstallOptions{MaxTime: 5 * time.Minute},
 	}
 	dir, err := os.MkdirTemp("", "berth-controllers-")
 	if err != nil {

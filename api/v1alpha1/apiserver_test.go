@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -46,6 +47,7 @@ func restConfig(t *testing.T) *rest.Config {
 		server.env = &envtest.Environment{
 			CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd", "bases")},
 			ErrorIfCRDPathMissing: true,
+			CRDInstallOptions:     envtest.CRDInstallOptions{MaxTime: 5 * time.Minute},
 		}
 		if server.config, server.err = server.env.Start(); server.err != nil {
 			return

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -452,8 +453,11 @@ func newApart(t *testing.T) *apart {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
 	}
-	a := &apart{env: &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..",
-		"config", "crd", "bases")}, ErrorIfCRDPathMissing: true}}
+	a := &apart{env: &envtest.Environment{
+		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd", "bases")},
+		ErrorIfCRDPathMissing: true,
+		CRDInstallOptions:     envtest.CRDInstallOptions{MaxTime: 5 * time.Minute},
+	}}
 	var err error
 	if a.root, err = a.env.Start(); err != nil {
 		t.Fatal(err)

@@ -56,6 +56,7 @@ func (s suite) Run() int {
 		env := &envtest.Environment{
 			CRDDirectoryPaths:     []string{"../../../config/crd/bases"},
 			ErrorIfCRDPathMissing: true,
+			CRDInstallOptions:     envtest.CRDInstallOptions{MaxTime: 5 * time.Minute},
 		}
 		var err error
 		if server, err = env.Start(); err != nil {
