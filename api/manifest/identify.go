@@ -8,7 +8,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -63,7 +62,7 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 	}, text(kind)):
 		message += "; write each container of the " + text(kind) +
 			" as a Container: its fields stand directly in spec"
-	case text(kind) == environment.KindConfigMap || text(kind) == environment.KindSecret:
+	case slices.Contains(objectKinds(), text(kind)):
 		message = fmt.Sprintf("found %q, %q; allowed: \"v1\", %q", text(apiVersion), text(kind),
 			text(kind))
 	}

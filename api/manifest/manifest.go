@@ -27,10 +27,10 @@ type Document struct {
 	// Container is the document's Container, without the fields that are wrong; nil if it is no
 	// Container. It is complete only without Faults.
 	Container *v1alpha1.Container
-	// Kind is "ConfigMap" or "Secret" for a document of one, else empty.
+	// Kind is "ConfigMap", "Secret" or KindClaim for a document of one, else empty.
 	Kind string
-	// Object is the ConfigMap or Secret of the document, or nil for a document of another kind. It
-	// is complete only without Faults.
+	// Object is the object of such a document, or nil for a document of another kind. It is complete
+	// only without Faults.
 	Object *Object
 	// Faults are in the order of the file.
 	Faults []Fault

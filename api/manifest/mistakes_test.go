@@ -431,7 +431,7 @@ volumeMounts:
 - name: a
   persistentVolumeClaim: {claimName: a}`),
 			[]string{
-				`9:5: spec.volumes[0].persistentVolumeClaim: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of configMap, downwardAPI, emptyDir, hostPath, projected, secret`,
+				`9:28: spec.volumes[0].persistentVolumeClaim: is honoured by an agent without a cluster only, since agents of a cluster cannot read PersistentVolumes yet: mount a hostPath, or run the Container on one host without a cluster`,
 			},
 		},
 		{

@@ -22,21 +22,32 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 )
 
-// Object is a ConfigMap or Secret.
+// KindClaim is the kind of claims of volumes.
+const KindClaim = "PersistentVolumeClaim"
+
+// Object is a ConfigMap, Secret or PersistentVolumeClaim.
 type Object struct {
 	Kind, Namespace, Name string
 	// Data holds data, with stringData over it.
 	Data map[string]string
 	// Binary holds binaryData of a ConfigMap, which variables cannot refer to.
 	Binary map[string]string
+	// AccessModes holds spec.accessModes of a PersistentVolumeClaim.
+	AccessModes []corev1.PersistentVolumeAccessMode
 }
 
 // Same reports whether two objects hold the same.
 func (o *Object) Same(other *Object) bool {
-	return maps.Equal(o.Data, other.Data) && maps.Equal(o.Binary, other.Binary)
+	return maps.Equal(o.Data, other.Data) && maps.Equal(o.Binary, other.Binary) &&
+		slices.Equal(o.AccessModes, other.AccessModes)
 }
 
-// objectKind returns the kind of a root that is a ConfigMap or Secret of apiVersion v1, or "".
+// objectKinds returns the kinds of objects of apiVersion v1 that Containers refer to.
+func objectKinds() []string {
+	return []string{environment.KindConfigMap, environment.KindSecret, KindClaim}
+}
+
+// objectKind returns the kind of a root that is such an object, or "".
 func objectKind(root *yaml.Node) string {
 	if root.Kind != yaml.MappingNode {
 		return ""
@@ -47,29 +58,46 @@ func objectKind(root *yaml.Node) string {
 			found[root.Content[i].Value] = v.Value
 		}
 	}
-	kind := found["kind"]
-	if found["apiVersion"] == "v1" &&
-		(kind == environment.KindConfigMap || kind == environment.KindSecret) {
+	if kind := found["kind"]; found["apiVersion"] == "v1" && slices.Contains(objectKinds(), kind) {
 		return kind
 	}
 	return ""
 }
 
-// decodeObject reads the document's root as a ConfigMap or Secret.
+// decodeObject reads the document's root as an object of a kind.
 func (d *Document) decodeObject(root *yaml.Node, kind string) {
 	d.Kind, d.decoded.secret = kind, kind == environment.KindSecret
-	var meta *metav1.ObjectMeta
-	var object any
-	configMap, secret := &corev1.ConfigMap{}, &corev1.Secret{}
-	if kind == environment.KindSecret {
-		object, meta = secret, &secret.ObjectMeta
-	} else {
-		object, meta = configMap, &configMap.ObjectMeta
+	switch kind {
+	case environment.KindConfigMap:
+		c := &corev1.ConfigMap{}
+		if d.decodeInto(root, c) {
+			d.Report(checkConfigMap(c))
+			d.setObject(&c.ObjectMeta, Object{Data: c.Data, Binary: texts(c.BinaryData)})
+		}
+	case environment.KindSecret:
+		s := &corev1.Secret{}
+		if d.decodeInto(root, s) {
+			d.Report(checkSecret(s))
+			data := map[string]string{}
+			maps.Copy(data, texts(s.Data))
+			maps.Copy(data, s.StringData)
+			d.setObject(&s.ObjectMeta, Object{Data: data})
+		}
+	case KindClaim:
+		c := &corev1.PersistentVolumeClaim{}
+		if d.decodeInto(root, c) {
+			d.Report(checkClaim(c))
+			d.setObject(&c.ObjectMeta, Object{AccessModes: c.Spec.AccessModes})
+		}
 	}
+}
+
+// decodeInto decodes the root into a pointer to a struct, and reports whether it could.
+func (d *Document) decodeInto(root *yaml.Node, object any) bool {
 	value, ok := d.decoded.value(root, reflect.TypeOf(object).Elem(), nil)
 	d.Faults = d.decoded.faults
 	if !ok {
-		return
+		return false
 	}
 	raw, err := json.Marshal(value)
 	if err == nil {
@@ -78,34 +106,30 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 			err = errors.Join(strict...)
 		}
 	}
-	if err != nil { // its words may hold a value
-		if len(d.Faults) == 0 {
-			d.Faults = []Fault{{Line: d.Line, Message: "found no " + kind + "; allowed: the fields of one"}}
+	if err != nil && len(d.Faults) == 0 { // its words may hold a value
+		d.Faults = []Fault{{Line: d.Line, Message: "found no " + d.Kind + "; allowed: the fields of one"}}
+	}
+	return err == nil
+}
+
+func (d *Document) setObject(meta *metav1.ObjectMeta, o Object) {
+	o.Kind, o.Namespace, o.Name = d.Kind, meta.Namespace, meta.Name
+	if o.Namespace == "" {
+		o.Namespace = metav1.NamespaceDefault
+	}
+	d.Object = &o
+}
+
+// texts returns binary data as strings; nil if there is none.
+func texts(data map[string][]byte) map[string]string {
+	var out map[string]string
+	for key, v := range data {
+		if out == nil {
+			out = map[string]string{}
 		}
-		return
+		out[key] = string(v)
 	}
-	if kind == environment.KindSecret {
-		d.Report(checkSecret(secret))
-	} else {
-		d.Report(checkConfigMap(configMap))
-	}
-	d.Object = &Object{Kind: kind, Namespace: meta.Namespace, Name: meta.Name, Data: configMap.Data}
-	if d.Object.Namespace == "" {
-		d.Object.Namespace = metav1.NamespaceDefault
-	}
-	for key, v := range configMap.BinaryData {
-		if d.Object.Binary == nil {
-			d.Object.Binary = map[string]string{}
-		}
-		d.Object.Binary[key] = string(v)
-	}
-	if kind == environment.KindSecret {
-		d.Object.Data = map[string]string{}
-		for key, v := range secret.Data {
-			d.Object.Data[key] = string(v)
-		}
-		maps.Copy(d.Object.Data, secret.StringData)
-	}
+	return out
 }
 
 // checkMeta checks what the API server checks of an object's metadata.

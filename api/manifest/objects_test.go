@@ -66,3 +66,43 @@ func TestFaultsOfObjects(t *testing.T) {
 		}
 	}
 }
+
+// TestClaims: a claim is taken with the fields that a claim of a cluster needs, and what is not
+// honoured is refused at its place.
+func TestClaims(t *testing.T) {
+	const begin = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: a}\nspec:\n  accessModes: [ReadWriteOnce]\n"
+	for text, want := range map[string]string{
+		begin: "",
+		begin + "  resources: {requests: {storage: 1Gi}}\n  storageClassName: local-path\n  volumeMode: Filesystem": "",
+		begin + "  storageClassName: ''":                                      "",
+		begin + "  storageClassName: gp3":                                     `6:21: spec.storageClassName: found "gp3"; allowed: "", "local-path"`,
+		begin + "  volumeMode: Block":                                         `6:15: spec.volumeMode: found "Block"; allowed: "Filesystem"`,
+		begin + "  selector: {matchLabels: {a: b}}":                           `6:13: spec.selector: is not supported`,
+		begin + "  volumeName: pv":                                            `6:15: spec.volumeName: is not supported`,
+		begin + "  dataSource: {kind: PersistentVolumeClaim, name: b}":        `6:15: spec.dataSource: is not supported`,
+		begin + "  dataSourceRef: {kind: PersistentVolumeClaim, name: b}":     `6:18: spec.dataSourceRef: is not supported`,
+		begin + "  volumeAttributesClassName: gold":                           `spec.volumeAttributesClassName: is not supported`,
+		begin + "  resources: {limits: {storage: 1Gi}}":                       `spec.resources.limits[storage]: the kernel cannot limit`,
+		begin + "  resources: {requests: {cpu: 1}}":                           `spec.resources.requests[cpu]: found "cpu"; allowed: "storage"`,
+		begin + "  resources: {requests: {storage: 0}}":                       `spec.resources.requests[storage]: found "0"; must be greater than 0`,
+		begin + "  storageClass: x":                                           `did you mean "storageClassName"?`,
+		strings.Replace(begin, "  accessModes: [ReadWriteOnce]\n", "  {}", 1): `spec.accessModes: found nothing; set one, such as ReadWriteOnce`,
+		strings.Replace(begin, "[", "[ReadWriteOncePod, ", 1):                 `5:16: spec.accessModes: ReadWriteOncePod stands alone`,
+		strings.Replace(begin, "[", "[ReadWrite, ", 1):                        `5:17: spec.accessModes[0]: found "ReadWrite"; allowed: "ReadWriteOnce", "ReadWriteOncePod"`,
+		strings.Replace(begin, "v1", "v2", 1):                                 `found "v2", "PersistentVolumeClaim"; allowed: "v1", "PersistentVolumeClaim"`,
+	} {
+		d := manifest.Parse([]byte(text))[0]
+		var lines []string
+		for _, f := range d.Faults {
+			lines = append(lines, f.Error())
+		}
+		got := strings.Join(lines, "\n")
+		if want == "" && got != "" || len(lines) > 1 || !strings.Contains(got, want) {
+			t.Errorf("%s: found %q; want %q", text, got, want)
+		}
+		if want == "" && (d.Object == nil || d.Object.Kind != manifest.KindClaim ||
+			d.Object.Namespace != "default" || len(d.Object.AccessModes) != 1) {
+			t.Errorf("%s: found %+v", text, d.Object)
+		}
+	}
+}

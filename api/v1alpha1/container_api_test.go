@@ -305,12 +305,17 @@ func TestContainerRules(t *testing.T) {
 		},
 		{
 			"volume of one kind", volume, image + "volumes: [{name: v}]",
-			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim",
 		},
 		{
 			"volume of one kind only", volume, image +
 				"volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]",
-			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim",
+		},
+		{
+			"named volume", image + "volumes: [{name: v, persistentVolumeClaim: {claimName: x, readOnly: true}}]",
+			image + "volumes: [{name: v, persistentVolumeClaim: {claimName: x}, emptyDir: {}}]",
+			"set exactly one of hostPath",
 		},
 		{
 			"volume of another kind", image + "volumes: [{name: v, configMap: {name: x}}]",

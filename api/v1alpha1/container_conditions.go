@@ -111,9 +111,12 @@ const (
 	// ReasonCreateFailed surfaces in Running when bundle or container could not be made; the
 	// message names field and cause.
 	ReasonCreateFailed = "CreateFailed"
-	// ReasonConfigMissing surfaces in Running while the container waits for a ConfigMap or Secret, or
-	// a key in one, which the message names. The kubelet has the same word.
+	// ReasonConfigMissing surfaces in Running while the container waits for a ConfigMap or Secret, a
+	// key in one, or a PersistentVolumeClaim, which the message names. The kubelet has the same word.
 	ReasonConfigMissing = "CreateContainerConfigError"
+	// ReasonVolumeInUse surfaces in Running while the container waits for a PersistentVolumeClaim of
+	// access mode ReadWriteOncePod that another Container has, which the message names.
+	ReasonVolumeInUse = "VolumeInUse"
 	// ReasonStorageFailed surfaces in Running when the container waits because the agent cannot
 	// write its own files, such as on a full disk; the message names file and cause.
 	ReasonStorageFailed = "StorageFailed"

@@ -43,7 +43,7 @@ const (
 
 // Volume is a named source of files of one kind.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected"
+// +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected), has(self.persistentVolumeClaim)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim"
 type Volume struct {
 	// name that volumeMounts refer to.
 	// +kubebuilder:validation:MinLength=1
@@ -80,6 +80,12 @@ type Volume struct {
 	// projected has the files of several sources in one directory.
 	// +optional
 	Projected *ProjectedVolumeSource `json:"projected,omitempty"`
+
+	// persistentVolumeClaim is a directory of the node that outlives the Container. It belongs to a
+	// PersistentVolumeClaim of the Container's namespace, which an agent without a cluster has in its
+	// directory of manifests; a cluster refuses the field.
+	// +optional
+	PersistentVolumeClaim *corev1.PersistentVolumeClaimVolumeSource `json:"persistentVolumeClaim,omitempty"`
 }
 
 // ProjectedVolumeSource has the files of several sources in one directory. A file of a later source

@@ -388,6 +388,44 @@ var restartForObject = stepScenario{
 	},
 }
 
+// volumeOfClaim is about the agent alone: a container starts with a new volume, and is removed.
+var volumeOfClaim = stepScenario{
+	name: "volume of a claim",
+	act: func(r *stepRun) {
+		r.raw(r.name+"-claim.yaml", pvc(r.name, "ReadWriteOncePod"))
+		r.write(r.name+".yaml", fmt.Sprintf(`  archive: {path: %s/busybox.tar}
+  restartPolicy: Never
+  command: [/bin/sh, -c, 'echo start >>/data/starts; stat -c %%a /data >>/data/starts']
+  securityContext: {runAsUser: 1000}
+  volumes: [{name: data, persistentVolumeClaim: {claimName: %s}}]
+  volumeMounts: [{name: data, mountPath: /data}]
+`, programs, r.name))
+		r.rescan()
+	},
+	over: func(r *stepRun) bool {
+		if r.removed {
+			bundles, _ := filepath.Glob(r.path("s/bundles/*_" + r.name + "_*"))
+			return r.get(r.name) == nil && len(bundles) == 0
+		}
+		if r.ended(v1alpha1.ContainerSucceeded) && r.takesSignals() {
+			r.removed = true
+			r.remove(r.name + ".yaml")
+			r.rescan()
+		}
+		return false
+	},
+	check: func(r *stepRun) {
+		data, err := os.ReadFile(r.path("s/volumes/default/" + r.name + "/starts"))
+		if string(data) != "start\n777\n" {
+			r.t.Errorf("found %q, %v on the volume; want one start, with mode 777", data, err)
+		}
+		if begun, err := os.ReadDir(r.path("s/volumes/default")); err != nil ||
+			slices.ContainsFunc(begun, func(e os.DirEntry) bool { return e.Name()[0] == '.' }) {
+			r.t.Errorf("found %v, %v", begun, err)
+		}
+	},
+}
+
 // configMap writes a ConfigMap of the container's name.
 func (r *stepRun) configMap(text string) {
 	r.raw(r.name+"-config.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "+r.name+
@@ -400,7 +438,7 @@ func (r *stepRun) configMap(text string) {
 // is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
 	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected, waitForSecret,
-		refreshFiles, restartForObject) {
+		refreshFiles, restartForObject, volumeOfClaim) {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
 		})

@@ -25,6 +25,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervision"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+	"github.com/berth-run/berth/node-agent/volume"
 )
 
 // Options are the settings of an agent. Every field without "optional" must be set.
@@ -72,6 +73,7 @@ type agent struct {
 	runDir  *claim.RunDir
 	bundles *bundle.Root
 	images  imageStore
+	volumes *volume.Store // nil for an agent of a cluster
 	source  interface {
 		source.Source
 		lifecycle.Objects
@@ -227,6 +229,10 @@ func (a *agent) createSyncer(context.Context) error {
 	if err := os.MkdirAll(a.LogDir, 0o700); err != nil {
 		return fmt.Errorf("--log-dir: %w", err)
 	}
+	claims, alone := a.source.(lifecycle.Claims)
+	if alone {
+		a.volumes = volume.Open(a.StateDir)
+	}
 	networks := a.networks()
 	if why := networks.Missing(); why != nil {
 		a.Log.Info("containers have loopback alone, but for those with hostNetwork", "why", why)
@@ -234,9 +240,9 @@ func (a *agent) createSyncer(context.Context) error {
 	var err error
 	a.syncer, err = reconcile.New(reconcile.Config{
 		Source: a.source, Objects: a.source, Images: a.images, Pulled: a.images.pulling.Text,
-		Supervisor: a.keeper.Client(),
-		Bundles:    a.bundles,
-		LogDir:     a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
+		Claims: claims, Volumes: a.volumes, Supervisor: a.keeper.Client(),
+		Bundles: a.bundles,
+		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
 		Networks: networks, ClusterDNS: a.ClusterDNS,

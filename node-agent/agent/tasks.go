@@ -18,6 +18,9 @@ func (a *agent) tasks() (map[string]task, error) {
 	if s, ok := a.source.(rescanner); ok {
 		tasks["hangup"] = func(ctx context.Context) error { return a.rescan(ctx, s) }
 	}
+	if a.volumes != nil {
+		tasks["volumes"] = a.emptyTrash
+	}
 	if a.cluster != nil {
 		register, err := a.registration()
 		if err != nil {
@@ -72,6 +75,18 @@ func (a *agent) rescan(ctx context.Context, s rescanner) error {
 			s.Rescan()
 		}
 	}
+}
+
+// emptyTrash removes the data of volumes whose removal was interrupted. The end of the agent does
+// not wait for that.
+func (a *agent) emptyTrash(ctx context.Context) error {
+	go func() {
+		if err := a.volumes.EmptyTrash(); err != nil {
+			a.Log.Error("data of removed volumes are left", "error", err)
+		}
+	}()
+	<-ctx.Done()
+	return nil
 }
 
 // ready returns why the agent cannot run containers, or nil if it can.

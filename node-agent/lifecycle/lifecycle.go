@@ -15,11 +15,13 @@ import (
 
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+	"github.com/berth-run/berth/node-agent/volume"
 )
 
 // Scope is the lifetime of the objects that a stage creates.
@@ -83,6 +85,9 @@ type Container struct {
 	// Flushed returns once the record survives a loss of power. Release does not need it.
 	Flushed func(context.Context) error
 
+	// Claims are the directories of volumes with a PersistentVolumeClaim, by the names of the
+	// volumes.
+	Claims map[string]merge.Claim
 	// Environment are the variables of a container that asks the node for values.
 	Environment environment.Variables
 	// Secret reports that Environment has values of Secrets.
@@ -149,6 +154,10 @@ type Config struct {
 	Node Node
 	// Objects has what variables and volumes refer to; nil if the agent can read none.
 	Objects Objects
+	// Claims has the PersistentVolumeClaims that volumes refer to, and Volumes their directories; both
+	// are nil if the agent has none.
+	Claims  Claims
+	Volumes *volume.Store
 	// Pulls fetches images.
 	Pulls *Pulls
 	// Wake is called with the key of a container whose Ensure returned a *Pending.
@@ -176,6 +185,7 @@ func Stages(c Config) List {
 		objectsStage{variables},
 		variables,
 		filesStage{variables},
+		claimsStage{c.Claims, c.Volumes, &waiters{wake: c.Wake, keys: map[source.Key]bool{}}},
 		imageStage{c.Pulls, c.Wake, variables},
 		commitStage{},
 		rootfsStage{},

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+	"github.com/berth-run/berth/node-agent/volume"
 )
 
 // Supervisor is the subset of *protocol.Client that Syncer uses; see there for each method.
@@ -49,6 +50,10 @@ type Config struct {
 	Node lifecycle.Node
 	// Objects has the ConfigMaps and Secrets that variables refer to; nil if the agent can read none.
 	Objects lifecycle.Objects
+	// Claims has the PersistentVolumeClaims that volumes refer to, and Volumes their directories; both
+	// are nil if the agent has none.
+	Claims  lifecycle.Claims
+	Volumes *volume.Store
 	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing; optional:
 	// DefaultLogMaxBytes.
 	LogMaxBytes int64
@@ -125,7 +130,8 @@ func New(c Config) (*Syncer, error) {
 		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
-		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Pulls: s.pulls, Wake: s.Changed,
+		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Claims: c.Claims, Volumes: c.Volumes,
+		Pulls: s.pulls, Wake: s.Changed,
 		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
 		ClusterDNS: c.ClusterDNS,

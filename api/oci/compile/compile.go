@@ -24,6 +24,10 @@ func Architecture(goarch string) Option {
 	return func(d *draft) { d.arch = goarch }
 }
 
+// LocalVolumes lets the Container refer to PersistentVolumeClaims. It is for an agent without a
+// cluster, which has them in its directory of manifests.
+func LocalVolumes() Option { return func(d *draft) { d.localVolumes = true } }
+
 // UnsafeSysctls lets the Container set every sysctl of its own namespaces, not only those that the
 // kubelet calls safe. It is for an agent without a cluster, whose manifests are root's.
 func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
@@ -36,7 +40,9 @@ func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
 // In the result, config.process.args is absent where the image is to supply the
 // program; config.root.path is "rootfs" for an image, and the directory itself for
 // a rootfs; the source of an emptyDir's bind mount is "volumes/NAME". These
-// relative paths are relative to the bundle's directory.
+// relative paths are relative to the bundle's directory. That of a
+// PersistentVolumeClaim stands for a directory that only the node knows
+// (merge.ClaimSource).
 func Bundle(c *v1alpha1.Container, opts ...Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
 	if c == nil {
 		return nil, field.ErrorList{field.Required(field.NewPath("spec"), "there is no Container")}
@@ -116,6 +122,8 @@ type draft struct {
 	in   v1alpha1.ContainerSpec
 	path *field.Path
 	arch string
+	// localVolumes allows references to PersistentVolumeClaims.
+	localVolumes bool
 	// unsafeSysctls allows sysctls that the kubelet does not call safe.
 	unsafeSysctls bool
 

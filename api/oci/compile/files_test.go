@@ -65,6 +65,12 @@ func fileCases() map[string]fieldCase {
 		},
 		"volumes[].secret.defaultUser": refused("spec.volumes[6].secret.defaultUser",
 			func(s *spec) { s.Volumes[6].Secret.DefaultUser = new(int64(1)) }),
+		"volumes[].persistentVolumeClaim": refused("spec.volumes[0].persistentVolumeClaim",
+			func(s *spec) {
+				s.Volumes[0] = v1alpha1.Volume{
+					Name: "e", PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"},
+				}
+			}),
 		"volumes[].downwardAPI.defaultMode": {
 			arrives: arrives{"volumes[d].downwardAPI.defaultMode": `256`},
 			set:     func(s *spec) { s.Volumes[3].DownwardAPI.DefaultMode = new(int32(0o400)) },

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/oci/files"
+	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -49,6 +50,8 @@ func volumes(d *draft) {
 			}
 		case v.EmptyDir != nil:
 			emptyDir(d, at.Child("emptyDir"), v.EmptyDir)
+		case v.PersistentVolumeClaim != nil:
+			claim(d, at.Child("persistentVolumeClaim"), v.PersistentVolumeClaim)
 		default:
 			fileVolume(d, at, &v)
 		}
@@ -56,7 +59,7 @@ func volumes(d *draft) {
 	}
 }
 
-const oneKind = "set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI and projected"
+const oneKind = "set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim"
 
 // kindsOf returns the names of the kinds that are set for a volume.
 func kindsOf(v *v1alpha1.Volume) []string {
@@ -71,6 +74,7 @@ func kindsOf(v *v1alpha1.Volume) []string {
 		{"secret", v.Secret != nil},
 		{"downwardAPI", v.DownwardAPI != nil},
 		{"projected", v.Projected != nil},
+		{"persistentVolumeClaim", v.PersistentVolumeClaim != nil},
 	} {
 		if kind.set {
 			out = append(out, kind.name)
@@ -99,6 +103,26 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 		if _, msg := exact(*v.SizeLimit, resource.Scale(0), maxBytes); msg != "" {
 			d.invalid(size, v.SizeLimit.String(), msg)
 		}
+	}
+}
+
+// noClaims is the reason for which a cluster refuses named volumes.
+const noClaims = "is honoured by an agent without a cluster only, since agents of a cluster cannot read PersistentVolumes yet: mount a hostPath, or run the Container on one host without a cluster"
+
+// claim checks a reference to a PersistentVolumeClaim, whose directory the agent finds.
+func claim(d *draft, at *field.Path, v *corev1.PersistentVolumeClaimVolumeSource) {
+	if !d.localVolumes {
+		d.refuse(at, noClaims)
+		return
+	}
+	at = at.Child("claimName")
+	if v.ClaimName == "" {
+		d.faults = append(d.faults, field.Required(at,
+			"name a PersistentVolumeClaim of the Container's namespace"))
+		return
+	}
+	for _, msg := range validation.IsDNS1123Subdomain(v.ClaimName) {
+		d.invalid(at, v.ClaimName, msg)
 	}
 }
 
@@ -193,7 +217,7 @@ func mounts(d *draft) {
 	seen := map[string]bool{}
 	for i, m := range d.in.VolumeMounts {
 		at := d.path.Child("volumeMounts").Index(i)
-		source := volumeSource(d, at.Child("name"), m.Name)
+		source, readOnly := volumeSource(d, at.Child("name"), m.Name)
 		destination := path.Clean(m.MountPath)
 		if mountPath(d, at.Child("mountPath"), m.MountPath) {
 			if seen[destination] {
@@ -205,7 +229,7 @@ func mounts(d *draft) {
 			Destination: destination,
 			Type:        "bind",
 			Source:      source,
-			Options:     mountOptions(d, at, m, strings.HasPrefix(source, files.Directory(""))),
+			Options:     mountOptions(d, at, m, readOnly),
 		})
 	}
 	// A stable sort by depth keeps a parent before its children whatever the
@@ -223,17 +247,22 @@ func (d *draft) replaceMount(m specs.Mount) {
 	d.spec.Mounts = append(d.spec.Mounts, m)
 }
 
-func volumeSource(d *draft, at *field.Path, name string) string {
+// volumeSource returns the source of a volume's bind mounts, and whether all of them are read-only.
+func volumeSource(d *draft, at *field.Path, name string) (source string, readOnly bool) {
 	i := slices.IndexFunc(d.in.Volumes, func(v v1alpha1.Volume) bool { return v.Name == name })
-	switch {
-	case i < 0:
+	if i < 0 {
 		d.faults = append(d.faults, field.NotFound(at, name))
-	case d.in.Volumes[i].HostPath != nil:
-		return path.Clean(d.in.Volumes[i].HostPath.Path)
-	case files.Has(&d.in.Volumes[i]):
-		return files.Directory(name)
+		return "volumes/" + name, false
 	}
-	return "volumes/" + name
+	switch v := &d.in.Volumes[i]; {
+	case v.HostPath != nil:
+		return path.Clean(v.HostPath.Path), false
+	case files.Has(v):
+		return files.Directory(name), true // as in a Pod
+	case v.PersistentVolumeClaim != nil:
+		return merge.ClaimSource(name), v.PersistentVolumeClaim.ReadOnly
+	}
+	return "volumes/" + name, false
 }
 
 // madeByRuntime returns the files that a runtime creates in /dev after all mounts
@@ -274,9 +303,8 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 	return false
 }
 
-// mountOptions returns the options of a volume's bind mount. A volume of files is mounted read-only
-// always, as in a Pod.
-func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, ofFiles bool) []string {
+// mountOptions returns the options of a volume's bind mount.
+func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, readOnly bool) []string {
 	if m.SubPath != "" {
 		d.refuse(at.Child("subPath"),
 			"is not supported: mount the whole volume, or a hostPath of the directory")
@@ -292,7 +320,7 @@ func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, ofFiles bool) 
 		}
 	}
 	access := "rw"
-	if m.ReadOnly || ofFiles {
+	if m.ReadOnly || readOnly {
 		access = "ro"
 	}
 	if r := m.RecursiveReadOnly; r != nil {

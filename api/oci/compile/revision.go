@@ -55,14 +55,15 @@ func revisions() map[string]int32 {
 		"network.ports[].containerPort": 2,
 		"network.ports[].protocol":      2,
 	}
-	for _, path := range strings.Fields(environmentFields + nameFields + " " + fileFields()) {
+	for _, path := range strings.Fields(environmentFields + nameFields + " " + volumeFields()) {
 		out[path] = 3
 	}
 	return out
 }
 
-// fileFields returns the fields of volumes of files, with all that they may hold.
-func fileFields() string {
+// volumeFields returns the fields of volumes that came with revision 3, with all that they may
+// hold.
+func volumeFields() string {
 	const items = "items items[].key items[].path items[].mode items[].user"
 	const fields = `items items[].path items[].mode items[].user items[].fieldRef
 		items[].fieldRef.apiVersion items[].fieldRef.fieldPath items[].resourceFieldRef
@@ -79,6 +80,7 @@ func fileFields() string {
 		"projected.sources[].secret name optional " + items,
 		"projected.sources[].downwardAPI " + fields,
 		"projected.sources[].serviceAccountToken audience expirationSeconds path user",
+		"persistentVolumeClaim claimName readOnly",
 	} {
 		at, below, _ := strings.Cut(list, " ")
 		at = "volumes[]." + at

@@ -42,9 +42,23 @@ type Options struct {
 	Environment environment.Variables
 	// Devices are the nodes of the bundle's devices, in their order, or those of all devices.
 	Devices []specs.LinuxDevice
+	// Claims are the directories of the volumes with a PersistentVolumeClaim, by the names of the
+	// volumes.
+	Claims map[string]Claim
 	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit.
 	NoSwapLimit bool
 }
+
+// Claim is the directory of the node that a volume with a PersistentVolumeClaim stands for.
+type Claim struct {
+	Path string
+	// ReadOnly makes all its mounts read-only.
+	ReadOnly bool
+}
+
+// ClaimSource returns the source that mounts of a volume with a PersistentVolumeClaim have until
+// its directory is known.
+func ClaimSource(volume string) string { return "claims/" + volume }
 
 // Document returns the runtime-spec document of a bundle: the compiled config, with the image's
 // config under what the user said of the process (command, environment, working directory, user),
@@ -62,6 +76,9 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	}
 	if spec.Process == nil {
 		spec.Process = &specs.Process{}
+	}
+	if err := mountClaims(spec.Mounts, bundle.Volumes, o.Claims); err != nil {
+		return nil, err
 	}
 	p := spec.Process
 
@@ -127,6 +144,31 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 		r.Memory.Swap = nil
 	}
 	return spec, nil
+}
+
+// mountClaims gives the mounts of volumes with a PersistentVolumeClaim their directories.
+func mountClaims(mounts []specs.Mount, volumes []v1alpha1.Volume, claims map[string]Claim) error {
+	for i, v := range volumes {
+		if v.PersistentVolumeClaim == nil {
+			continue
+		}
+		claim, ok := claims[v.Name]
+		if !ok {
+			return fmt.Errorf("volumes[%d].persistentVolumeClaim: found no directory of %s on the node", i,
+				v.PersistentVolumeClaim.ClaimName)
+		}
+		for j := range mounts {
+			m := &mounts[j]
+			if m.Source != ClaimSource(v.Name) {
+				continue
+			}
+			m.Source = claim.Path
+			if k := slices.Index(m.Options, "rw"); claim.ReadOnly && k >= 0 {
+				m.Options[k] = "ro"
+			}
+		}
+	}
+	return nil
 }
 
 // visible returns the nodes that are not at, above or below a mount in /dev: a runtime would create

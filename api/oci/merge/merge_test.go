@@ -14,6 +14,7 @@ import (
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-run/berth/api/oci/accounts"
@@ -346,5 +347,41 @@ func TestNoLimit(t *testing.T) {
 	want := []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Hard: math.MaxUint64}}
 	if got := spec.Process.Rlimits; !slices.Equal(got, want) {
 		t.Errorf("found %v; want %v", got, want)
+	}
+}
+
+// TestClaims: mounts of a claim get its directory, and are read-only if it is. A mount of another
+// volume stays as it is, and a claim without a directory is an error.
+func TestClaims(t *testing.T) {
+	bundle := &v1alpha1.OCIBundleSpec{
+		Process: v1alpha1.BundleProcess{Command: []string{"/x"}},
+		Config: runtime.RawExtension{Raw: []byte(`{"mounts":[
+			{"destination":"/a","source":"claims/a","options":["rbind","rw"]},
+			{"destination":"/b","source":"claims/b","options":["rbind","rw"]},
+			{"destination":"/c","source":"claims/b","options":["rbind","rro"]},
+			{"destination":"/d","source":"volumes/b","options":["rbind","rw"]}]}`)},
+	}
+	for _, name := range []string{"a", "b"} {
+		bundle.Volumes = append(bundle.Volumes, v1alpha1.Volume{
+			Name: name, PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
+		})
+	}
+	claims := map[string]Claim{"a": {Path: "/v/a"}, "b": {Path: "/v/b", ReadOnly: true}}
+	spec, err := Document(bundle, nil, Options{Claims: claims})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range spec.Mounts {
+		got = append(got, m.Destination+" "+m.Source+" "+m.Options[1])
+	}
+	want := []string{"/a /v/a rw", "/b /v/b ro", "/c /v/b rro", "/d volumes/b rw"}
+	if !slices.Equal(got, want) {
+		t.Errorf("found %q; want %q", got, want)
+	}
+	delete(claims, "b")
+	if _, err := Document(bundle, nil, Options{Claims: claims}); err == nil ||
+		!strings.HasPrefix(err.Error(), "volumes[1].persistentVolumeClaim: ") {
+		t.Errorf("found %v", err)
 	}
 }

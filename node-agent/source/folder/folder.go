@@ -68,10 +68,11 @@ type Folder struct {
 	synced  bool
 	entries map[source.Key]*entry
 	files   map[string]*file // by name
-	// objects are the ConfigMaps and Secrets that have been accepted; nil before the first look.
+	// objects are the ConfigMaps, Secrets and PersistentVolumeClaims that have been accepted; nil
+	// before the first look.
 	objects map[objectKey]*object
-	// stored are the ConfigMaps that the state directory has.
-	stored map[objectKey]acceptedConfigMap
+	// stored are the objects that the state directory has.
+	stored map[objectKey]acceptedObject
 	// complete reports whether no manifest was refused at the last look.
 	complete bool
 	dirErr   string // why the folder could not be read
@@ -179,7 +180,7 @@ func New(o Options) (*Folder, error) {
 		}
 	}
 	f.reserve = durable.NewReserve(statusDir(o.StateDir))
-	if err := f.restoreConfigMaps(); err != nil {
+	if err := f.restoreObjects(); err != nil {
 		return nil, err
 	}
 	return f, f.restore()

@@ -83,7 +83,8 @@ type content struct {
 	// named has the identities of the Containers that its documents name, if it has a fault.
 	named  []*v1alpha1.Container
 	faults []manifest.Fault
-	// objects are the ConfigMaps and Secrets of all its documents; empty if anything is wrong.
+	// objects are the ConfigMaps, Secrets and PersistentVolumeClaims of all its documents; empty if
+	// anything is wrong.
 	objects []*object
 	// secret is the place of the first Secret, without a message; nil if there is none.
 	secret *manifest.Fault
@@ -129,7 +130,7 @@ func parse(data []byte, on node) content {
 	default:
 		out.faults = []manifest.Fault{
 			{
-				Message: "found no Container, ConfigMap or Secret; allowed: at least one (remove the file to remove what it has started)",
+				Message: "found no Container, ConfigMap, Secret or PersistentVolumeClaim; allowed: at least one (remove the file to remove what it has started)",
 			},
 		}
 	}
@@ -144,7 +145,7 @@ func (on node) compile(d *manifest.Document) compiled {
 	}
 	digest := specDigest(&c.Spec)
 	SetDefaults(c)
-	spec, faults := on.bundle(c, compile.UnsafeSysctls())
+	spec, faults := on.bundle(c, compile.LocalVolumes(), compile.UnsafeSysctls())
 	d.Report(append(faults, on.placed(&c.Spec)...))
 	var config source.Document
 	if spec != nil {

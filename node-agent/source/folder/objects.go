@@ -11,13 +11,17 @@ import (
 	"slices"
 	"syscall"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/oci/files"
+	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// object is a ConfigMap or Secret of a file. Nothing of a Secret is ever written down.
+// object is a ConfigMap, Secret or PersistentVolumeClaim of a file. Nothing of a Secret is ever
+// written down.
 type object struct {
 	*manifest.Object
 	file string         // that it was accepted from
@@ -59,12 +63,24 @@ func (f *Folder) Files(namespace string, o environment.Object) (map[string]strin
 	return all, true
 }
 
+// AccessModes returns those of a PersistentVolumeClaim of the manifests, or false if there is none
+// of the name, or none that has been read yet.
+func (f *Folder) AccessModes(namespace, claim string) ([]corev1.PersistentVolumeAccessMode, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	found := f.objects[objectKey{manifest.KindClaim, namespace, claim}]
+	if found == nil {
+		return nil, false
+	}
+	return found.AccessModes, true
+}
+
 // Unread returns an error until the manifests have been read.
 func (f *Folder) Unread(string, []environment.Object) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.objects == nil {
-		return errors.New("the manifests with ConfigMaps and Secrets are not read yet")
+		return errors.New("the manifests are not read yet")
 	}
 	return nil
 }
@@ -179,7 +195,7 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 			continue
 		}
 		spec := &e.bundle.Spec
-		for _, o := range slices.Concat(files.References(spec.Volumes),
+		for _, o := range slices.Concat(files.References(spec.Volumes), claims(spec.Volumes),
 			environment.References(spec.Process.Env, spec.Process.EnvFrom),
 			environment.PullSecrets(spec.Image)) {
 			if known || differs(objectKey{o.Kind, key.Namespace, o.Name}) {
@@ -188,5 +204,16 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 		}
 	}
 	f.objects = next
-	f.storeConfigMaps()
+	f.storeObjects()
+}
+
+// claims returns the PersistentVolumeClaims that volumes refer to.
+func claims(volumes []v1alpha1.Volume) []environment.Object {
+	var out []environment.Object
+	for _, v := range volumes {
+		if c := v.PersistentVolumeClaim; c != nil {
+			out = append(out, environment.Object{Kind: manifest.KindClaim, Name: c.ClaimName})
+		}
+	}
+	return out
 }

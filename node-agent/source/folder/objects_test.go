@@ -220,12 +220,12 @@ func TestReadsConfigMapsOfAllVersions(t *testing.T) {
 		"":                             false,
 	} {
 		dir, state := t.TempDir(), t.TempDir()
-		if err := os.Mkdir(configMapsDir(state), 0o700); err != nil {
+		if err := os.Mkdir(objectsDir(state, environment.KindConfigMap), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		for path, text := range map[string]string{
-			filepath.Join(configMapsDir(state), "default_c.json"): text,
-			filepath.Join(dir, "c.yaml"):                          "{",
+			filepath.Join(objectsDir(state, environment.KindConfigMap), "default_c.json"): text,
+			filepath.Join(dir, "c.yaml"): "{",
 		} {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
@@ -245,7 +245,7 @@ func TestConfigMapIsWrittenLate(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	f := newFolder(t, dir, state)
 	manifest := filepath.Join(dir, "c.yaml")
-	obstacle := filepath.Join(configMapsDir(state), ".default_c.json.new", "x")
+	obstacle := filepath.Join(objectsDir(state, environment.KindConfigMap), ".default_c.json.new", "x")
 	if err := os.MkdirAll(obstacle, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestConfigMapIsWrittenLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.scan()
-	path := filepath.Join(configMapsDir(state), "default_c.json")
+	path := filepath.Join(objectsDir(state, environment.KindConfigMap), "default_c.json")
 	if _, err := os.Stat(path); err == nil {
 		t.Fatal("it is written in spite of the obstacle")
 	}
@@ -261,14 +261,14 @@ func TestConfigMapIsWrittenLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.scan()
-	if _, err := readConfigMap(path); err != nil {
+	if _, err := readObject(path, environment.KindConfigMap); err != nil {
 		t.Error(err)
 	}
 	if err := os.Remove(manifest); err != nil {
 		t.Fatal(err)
 	}
 	f.scan()
-	if left, err := os.ReadDir(configMapsDir(state)); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(objectsDir(state, environment.KindConfigMap)); err != nil || len(left) > 0 {
 		t.Errorf("found %v, %v left", left, err)
 	}
 }
@@ -324,7 +324,7 @@ func TestConfigMapsOfLongNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	newFolder(t, dir, state).scan()
-	if left, err := os.ReadDir(configMapsDir(state)); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(objectsDir(state, environment.KindConfigMap)); err != nil || len(left) > 0 {
 		t.Errorf("found %v, %v left", left, err)
 	}
 }

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// TestClaims: an agent without a cluster gets the claims as they are, with mounts that it fills in.
+// A name that no claim can have is refused.
+func TestClaims(t *testing.T) {
+	const text = `
+metadata: {name: x}
+spec:
+  image: x
+  volumes:
+  - {name: a, persistentVolumeClaim: {claimName: data}}
+  - {name: b, persistentVolumeClaim: {claimName: data.old, readOnly: true}}
+  volumeMounts:
+  - {name: a, mountPath: /a}
+  - {name: a, mountPath: /ro, readOnly: true}
+  - {name: b, mountPath: /b}
+`
+	compile := func(text string) (*v1alpha1.OCIBundleSpec, string) {
+		t.Helper()
+		c := &v1alpha1.Container{}
+		if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {
+			t.Fatal(err)
+		}
+		b, faults := Bundle(c, LocalVolumes())
+		if len(faults) > 0 {
+			return nil, faults.ToAggregate().Error()
+		}
+		return b, ""
+	}
+	b, fault := compile(text)
+	if fault != "" {
+		t.Fatal(fault)
+	}
+	if got := MinAgentRevision(b); got != 3 {
+		t.Errorf("found the revision %d; want 3", got)
+	}
+	found := flatten(t, b)
+	for path, want := range map[string]string{
+		"config.mounts[/a].source":                   `"claims/a"`,
+		"config.mounts[/a].options":                  `["rbind","rprivate","rw"]`,
+		"config.mounts[/ro].options":                 `["rbind","rprivate","ro"]`,
+		"config.mounts[/b].source":                   `"claims/b"`,
+		"config.mounts[/b].options":                  `["rbind","rprivate","ro"]`,
+		"volumes[a].persistentVolumeClaim.claimName": `"data"`,
+		"volumes[b].persistentVolumeClaim.claimName": `"data.old"`,
+		"volumes[b].persistentVolumeClaim.readOnly":  `true`,
+	} {
+		if found[path] != want {
+			t.Errorf("%s is %s; want %s", path, found[path], want)
+		}
+	}
+	for name, want := range map[string]string{
+		`""`:   "name a PersistentVolumeClaim of the Container's namespace",
+		"../x": "lower case",
+		"Data": "lower case",
+	} {
+		const at = "spec.volumes[0].persistentVolumeClaim.claimName: "
+		_, fault := compile(strings.Replace(text, "claimName: data}", "claimName: "+name+"}", 1))
+		if !strings.HasPrefix(fault, at) || !strings.Contains(fault, want) {
+			t.Errorf("%s: found %q; want %q", name, fault, want)
+		}
+	}
+}

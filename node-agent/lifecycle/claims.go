@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/merge"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/volume"
+)
+
+// Claims has the PersistentVolumeClaims that volumes may refer to.
+type Claims interface {
+	// Unread returns why it is not known whether these objects are there; nil if it is.
+	Unread(namespace string, objects []environment.Object) error
+	// AccessModes returns those of a claim, or false if it is not there, or not yet.
+	AccessModes(namespace, claim string) (modes []corev1.PersistentVolumeAccessMode, ok bool)
+}
+
+// claimsStage finds or creates the directories of volumes with a PersistentVolumeClaim. A container
+// waits for a claim that is not there, and for one that another container has to itself. Release
+// removes no data.
+type claimsStage struct {
+	claims  Claims        // nil on a node that has none
+	volumes *volume.Store // nil with claims
+	waiters *waiters
+}
+
+// waiters are the containers that wait for a volume which another one uses.
+type waiters struct {
+	wake func(source.Key)
+	mu   sync.Mutex
+	keys map[source.Key]bool
+}
+
+func (w *waiters) add(key source.Key) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys[key] = true
+}
+
+// wakeAll has all of them look again.
+func (w *waiters) wakeAll() {
+	w.mu.Lock()
+	keys := w.keys
+	w.keys = map[source.Key]bool{}
+	w.mu.Unlock()
+	for key := range keys {
+		w.wake(key)
+	}
+}
+
+func (claimsStage) Name() string { return "claims" }
+func (claimsStage) Scope() Scope { return PerContainer }
+
+func (s claimsStage) Ensure(ctx context.Context, c *Container) error {
+	has := slices.ContainsFunc(c.Bundle.Spec.Volumes, func(v v1alpha1.Volume) bool {
+		return v.PersistentVolumeClaim != nil
+	})
+	switch {
+	case s.claims == nil && has:
+		return errors.New("spec.volumes: found a PersistentVolumeClaim;" +
+			" allowed: none, since this agent cannot read them")
+	case s.claims == nil:
+		return nil
+	case has:
+		if err := s.claims.Unread(c.Bundle.Owner().Namespace, nil); err != nil {
+			return &Pending{
+				Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonProgressing,
+				Message: err.Error(),
+			}
+		}
+	}
+	wanted, readOnly, err := s.wanted(c)
+	if err != nil {
+		return err
+	}
+	owner := c.Bundle.Owner()
+	user := volume.User{ID: c.ID, Namespace: owner.Namespace, Container: owner.Name}
+	paths, err := s.volumes.Use(ctx, user, wanted)
+	if inUse := (*volume.InUseError)(nil); errors.As(err, &inUse) {
+		s.waiters.add(c.Key)
+		return s.waitForVolume(c, inUse)
+	}
+	if err != nil {
+		return ownFiles(err)
+	}
+	s.waiters.wakeAll() // an older spec may have used another volume
+	c.Claims = map[string]merge.Claim{}
+	for _, v := range c.Bundle.Spec.Volumes {
+		if p := v.PersistentVolumeClaim; p != nil {
+			c.Claims[v.Name] = merge.Claim{
+				Path: paths[p.ClaimName], ReadOnly: p.ReadOnly || readOnly[p.ClaimName],
+			}
+		}
+	}
+	return nil
+}
+
+// wanted returns the claims that a container refers to, and those that are read-only.
+func (s claimsStage) wanted(c *Container) (wanted []volume.Claim, readOnly map[string]bool,
+	err error,
+) {
+	readOnly = map[string]bool{}
+	for i, v := range c.Bundle.Spec.Volumes {
+		p := v.PersistentVolumeClaim
+		if p == nil || slices.ContainsFunc(wanted, func(w volume.Claim) bool {
+			return w.Name == p.ClaimName
+		}) {
+			continue
+		}
+		modes, ok := s.claims.AccessModes(c.Bundle.Owner().Namespace, p.ClaimName)
+		if !ok {
+			return nil, nil, waitFor(&environment.Missing{
+				Path:   claimPath(i),
+				Object: environment.Object{Kind: "PersistentVolumeClaim", Name: p.ClaimName},
+			})
+		}
+		wanted = append(wanted, volume.Claim{
+			Name: p.ClaimName, Exclusive: slices.Contains(modes, corev1.ReadWriteOncePod),
+		})
+		readOnly[p.ClaimName] = !slices.ContainsFunc(modes,
+			func(m corev1.PersistentVolumeAccessMode) bool { return m != corev1.ReadOnlyMany })
+	}
+	return wanted, readOnly, nil
+}
+
+// waitForVolume returns the *Pending of a start that waits until another container is removed.
+func (s claimsStage) waitForVolume(c *Container, inUse *volume.InUseError) error {
+	i := slices.IndexFunc(c.Bundle.Spec.Volumes, func(v v1alpha1.Volume) bool {
+		return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == inUse.ID.Name
+	})
+	return &Pending{
+		Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonVolumeInUse,
+		Message: fmt.Sprintf("spec.%s: found the PersistentVolumeClaim %s, which the Container %s"+
+			" has; allowed: one Container, as its access mode is ReadWriteOncePod", claimPath(i),
+			inUse.ID.Name, inUse.User.Container),
+	}
+}
+
+func claimPath(i int) string { return fmt.Sprintf("volumes[%d].persistentVolumeClaim.claimName", i) }
+
+// Release forgets the user of the volumes, which stay.
+func (s claimsStage) Release(_ context.Context, c *Container) error {
+	if s.claims == nil {
+		return nil
+	}
+	if err := s.volumes.Forget(c.ID); err != nil {
+		return err
+	}
+	s.waiters.wakeAll()
+	return nil
+}
