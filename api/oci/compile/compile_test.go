@@ -26,15 +26,20 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/*.json anew")
 
+// readContainer returns the Container of a file, which is its last document.
 func readContainer(t *testing.T, file string) *v1alpha1.Container {
 	t.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
+	documents := strings.Split(string(b), "\n---\n")
 	c := &v1alpha1.Container{}
-	if err := yaml.UnmarshalStrict(b, c); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(documents[len(documents)-1]), c); err != nil {
 		t.Fatalf("%s: %v", file, err)
+	}
+	if c.Kind != "Container" {
+		t.Fatalf("%s: found a %s; want a Container", file, c.Kind)
 	}
 	return c
 }
