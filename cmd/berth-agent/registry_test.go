@@ -74,7 +74,8 @@ func (h *host) logShowsNo(secret string) {
 	}
 }
 
-// TestStandaloneRegistryConfig pulls from a private registry with TLS. The password in the file of
+// TestStandaloneRegistryConfig pulls from a private registry with TLS, whose authority is in a
+// hosts.toml. The password in the file of
 // --registry-config is wrong at first, and the file is corrected while the agent runs.
 func TestStandaloneRegistryConfig(t *testing.T) {
 	t.Parallel()
@@ -89,8 +90,14 @@ func TestStandaloneRegistryConfig(t *testing.T) {
 	}
 	reference := reg.Push(t, "team/app:1", h.busyboxImage())
 	write(registrytest.Config("not the password", reg.Host))
-	h.tracer = []string{"/usr/bin/env", "SSL_CERT_FILE=" + reg.CA}
-	h.flags = []string{"--registry-config", config}
+	dir := h.path("certs.d/" + strings.ReplaceAll(reg.Host, ":", "_") + "_")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/hosts.toml", []byte("ca = \""+reg.CA+"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.flags = []string{"--registry-config", config, "--registry-hosts-dir", h.path("certs.d")}
 	h.start()
 	h.write("app.yaml", "  image: "+reference+"\n  command: [sleep, \"1000\"]\n")
 	message := h.untilPullFailed("app", "image "+reference, "refuses the credentials", reg.Host,

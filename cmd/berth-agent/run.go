@@ -70,12 +70,15 @@ func (o *options) check() error {
 		}
 		*dir.value = abs
 	}
-	if o.RegistryConfig != "" {
-		abs, err := filepath.Abs(o.RegistryConfig)
-		if err != nil {
-			return fmt.Errorf("--registry-config: %w", err)
+	for _, p := range []*string{&o.RegistryConfig, &o.RegistryHosts} {
+		if *p == "" {
+			continue
 		}
-		o.RegistryConfig = abs
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return fmt.Errorf("--registry-config, --registry-hosts-dir: %w", err)
+		}
+		*p = abs
 	}
 	if err := protocol.CheckSocket(protocol.Socket(o.RunDir)); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)

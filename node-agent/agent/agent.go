@@ -18,6 +18,7 @@ import (
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/image"
+	"github.com/berth-run/berth/node-agent/image/hostsdir"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/reconcile"
@@ -54,6 +55,8 @@ type Options struct {
 	// RegistryConfig is a file of credentials for registries; optional: those of podman and docker, or
 	// the kubelet's in a cluster.
 	RegistryConfig string
+	// RegistryHosts is the directory of hosts.toml files; optional.
+	RegistryHosts string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 	// Version is this program's.
@@ -189,7 +192,8 @@ func (a *agent) openBundles(context.Context) error {
 func (a *agent) openImages(context.Context) error {
 	pulling := &image.PullProgress{}
 	store, err := image.Open(filepath.Join(a.StateDir, "images"), image.WithJournal(a.journal),
-		image.WithKeyring(a.registryFiles()), image.WithProgress(func(p image.Progress) {
+		image.WithKeyring(a.registryFiles()), image.WithHosts(hostsdir.Dir(a.RegistryHosts)),
+		image.WithProgress(func(p image.Progress) {
 			pulling.Note(p)
 			if len(p.Skipped) > 0 {
 				a.Log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer,

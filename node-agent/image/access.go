@@ -18,18 +18,43 @@ import (
 // registry again.
 const maxAccess = 64
 
-// lookup returns the credentials for a reference in a caller's own configurations.
-func lookup(r reference, own []*dockerconfig.Config) ([]dockerconfig.Credential, error) {
-	if r.local() {
-		return nil, nil
-	}
+// lookup returns the credentials for a repository in a caller's own configurations.
+func lookup(r reference, repository string, own []*dockerconfig.Config) ([]dockerconfig.Credential,
+	error,
+) {
 	var all []dockerconfig.Credential
 	for _, config := range own {
-		found, err := config.Lookup(r.remote.Context().Name())
+		found, err := config.Lookup(repository)
 		if err != nil {
 			return nil, fmt.Errorf("image %s: credentials: %w", r.raw, err)
 		}
 		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// lookupAll returns the credentials for the registry of a reference and its mirrors.
+func (s *Store) lookupAll(r reference, own []*dockerconfig.Config) ([]dockerconfig.Credential,
+	error,
+) {
+	if r.local() || len(own) == 0 {
+		return nil, nil
+	}
+	all, err := lookup(r, r.remote.Context().Name(), own)
+	if err != nil {
+		return nil, err
+	}
+	// An image that is on the node needs no configuration of hosts.
+	endpoints, err := s.endpoints(r)
+	if err != nil {
+		return all, nil //nolint:nilerr // a pull returns it
+	}
+	for i := range endpoints {
+		more, err := lookup(r, endpoints[i].repository(r), own)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
 	}
 	return all, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,6 +24,14 @@ type publicHosts struct {
 	registry string
 	// credentials says that requests carry some, which go over plain HTTP to loopback only.
 	credentials bool
+	// host is the host and port of the registry.
+	host string
+	// scheme is the only one of the host that is allowed; "" for any.
+	scheme string
+	// header is sent to the host.
+	header http.Header
+	// first is asked in place of /v2/ for the authentication, if the API is elsewhere.
+	first *url.URL
 }
 
 // RoundTrip is part of http.RoundTripper.
@@ -33,7 +42,25 @@ func (p *publicHosts) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, fmt.Errorf("registry %s: %w", p.registry, err)
 	}
+	if req.URL.Host == p.host && (len(p.header) > 0 || p.first != nil) {
+		req = p.configure(req)
+	}
 	return p.next.RoundTrip(req)
+}
+
+// configure returns a request to the host with what its configuration says.
+func (p *publicHosts) configure(req *http.Request) *http.Request {
+	req = req.Clone(req.Context())
+	for key, values := range p.header {
+		req.Header[key] = values
+	}
+	if p.first != nil && req.URL.Path == "/v2/" {
+		at := *p.first
+		at.Scheme = req.URL.Scheme
+		req.URL, req.Method = &at, http.MethodHead
+		req.Header["Accept"] = manifestHeader()["Accept"]
+	}
+	return req
 }
 
 func (p *publicHosts) check(req *http.Request) error {
@@ -48,8 +75,12 @@ func (p *publicHosts) check(req *http.Request) error {
 		return fmt.Errorf("found a redirect of a token to %s; allowed: the host of the realm",
 			req.URL.Host)
 	}
+	if req.URL.Host == p.host && p.scheme != "" && req.URL.Scheme != p.scheme {
+		return fmt.Errorf("found %s; allowed: %s, as hosts.toml says", req.URL.Scheme, p.scheme)
+	}
 	secret := req.Body != nil || req.Header.Get("Authorization") != ""
-	if p.credentials && secret && req.URL.Scheme != "https" && !isLoopback(host) {
+	if p.credentials && secret && req.URL.Scheme != "https" && !isLoopback(host) &&
+		(p.scheme == "" || req.URL.Host != p.host) {
 		return fmt.Errorf("found plain HTTP at %s; allowed: HTTPS, as there are credentials for it",
 			req.URL.Host)
 	}

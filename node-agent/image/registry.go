@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,13 +35,14 @@ const (
 // registry reads an image from a registry.
 type registry struct {
 	raw        string
-	ref        name.Reference
+	identifier string // the tag or digest to read
 	client     *http.Client
 	base       url.URL // of the repository, such as http://127.0.0.1:5000/v2/library/busybox
 	limits     Limits
 	credential *dockerconfig.Credential // nil for an anonymous pull
 	own        bool                     // the credential is the caller's, not the node's
 	advice     string                   // of the Keyring
+	close      func()
 }
 
 // Keyring has the credentials for registries.
@@ -57,20 +57,23 @@ type Keyring interface {
 
 // openRegistry opens the repository with the first credential with which the registry shows the
 // image, of the caller's own and then of the keyring, or anonymously if there are none.
-func openRegistry(ctx context.Context, r reference, rt http.RoundTripper,
-	own []dockerconfig.Credential, keys Keyring, limits Limits,
+func (s *Store) openRegistry(ctx context.Context, r reference, e *endpoint, identifier string,
+	own []*dockerconfig.Config,
 ) (*registry, error) {
-	found, advice := slices.Clone(own), ""
-	if keys != nil {
-		repo := r.remote.Context()
-		nodes, err := keys.Lookup(repo.Name())
+	found, err := lookup(r, e.repository(r), own)
+	if err != nil {
+		return nil, err
+	}
+	mine, advice := len(found), ""
+	if s.keys != nil {
+		nodes, err := s.keys.Lookup(e.repository(r))
 		if err != nil {
 			return nil, fmt.Errorf("image %s: credentials: %w", r.raw, err)
 		}
-		found, advice = append(found, nodes...), keys.Advice(registryName(repo))
+		found, advice = append(found, nodes...), s.keys.Advice(e.name())
 	}
 	if len(found) == 0 {
-		reg, err := connect(ctx, r, rt, nil, limits)
+		reg, err := s.connect(ctx, r, e, identifier, nil)
 		if err != nil {
 			return nil, withAdvice(err, advice)
 		}
@@ -79,7 +82,7 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper,
 	}
 	var failed refusals
 	for i := range found {
-		reg, err := connect(ctx, r, rt, &found[i], limits)
+		reg, err := s.connect(ctx, r, e, identifier, &found[i])
 		if err == nil && len(found) > 1 {
 			// A HEAD request is not counted by registries that limit pulls.
 			if err = reg.probe(ctx); err != nil {
@@ -87,7 +90,7 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper,
 			}
 		}
 		if err == nil {
-			reg.own = i < len(own)
+			reg.own = i < mine
 			return reg, nil
 		}
 		if !failed.add(err) {
@@ -95,6 +98,14 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper,
 		}
 	}
 	return nil, failed.error()
+}
+
+// name returns the name of the endpoint as users write it.
+func (e *endpoint) name() string {
+	if e.registry.RegistryStr() == name.DefaultRegistry {
+		return "docker.io"
+	}
+	return e.registry.RegistryStr()
 }
 
 // registryName returns the name of a registry as users write it.
@@ -152,28 +163,33 @@ func withAdvice(err error, advice string) error {
 }
 
 // connect opens the repository with a credential; nil for an anonymous pull.
-func connect(ctx context.Context, r reference, rt http.RoundTripper,
-	credential *dockerconfig.Credential, limits Limits,
+func (s *Store) connect(ctx context.Context, r reference, e *endpoint, identifier string,
+	credential *dockerconfig.Credential,
 ) (*registry, error) {
-	repo := r.remote.Context()
 	reg := &registry{
-		raw: r.raw,
-		ref: r.remote,
-		base: url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" +
-			repo.RepositoryStr()},
-		limits: limits, credential: credential,
+		raw: r.raw, identifier: identifier, base: e.base(r), limits: s.limits, credential: credential,
 	}
+	rt, closeTransport := e.transport(s.transport)
+	reg.close = closeTransport
 	public := &publicHosts{
 		next: rt, registry: reg.base.Hostname(), credentials: credential != nil,
+	}
+	if e.configured {
+		public.scheme = e.URL.Scheme
+	}
+	public.host, public.header = e.URL.Host, e.Header
+	if e.URL.Path != "/v2" {
+		public.first = reg.base.JoinPath("manifests", identifier)
 	}
 	auth := authn.Anonymous
 	if credential != nil {
 		auth = authn.FromConfig(credential.AuthConfig)
 	}
-	authed, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewRetry(public),
-		[]string{repo.Scope(transport.PullScope)})
+	authed, err := transport.NewWithContext(ctx, e.registry, auth, transport.NewRetry(public),
+		[]string{r.remote.Context().Scope(transport.PullScope)})
 	if err != nil {
-		return nil, reg.error("registry "+repo.RegistryStr(), err)
+		closeTransport()
+		return nil, reg.error("registry "+e.registry.RegistryStr(), err)
 	}
 	reg.client = &http.Client{Transport: authed, CheckRedirect: checkRedirect}
 	return reg, nil
@@ -218,6 +234,7 @@ func (s *registry) error(what string, err error) error {
 
 func (s *registry) Close() error {
 	s.client.CloseIdleConnections()
+	s.close()
 	return nil
 }
 
@@ -252,7 +269,7 @@ func manifestHeader() http.Header {
 
 // head asks for a manifest without fetching anything.
 func (s *registry) head(ctx context.Context) (http.Header, error) {
-	resp, err := s.do(ctx, http.MethodHead, "manifests", s.ref.Identifier(), manifestHeader(),
+	resp, err := s.do(ctx, http.MethodHead, "manifests", s.identifier, manifestHeader(),
 		http.StatusOK)
 	if err != nil {
 		return nil, err
@@ -304,7 +321,7 @@ func (s *registry) fetch(ctx context.Context, id string) (document, error) {
 }
 
 func (s *registry) top(ctx context.Context) (document, error) {
-	return s.fetch(ctx, s.ref.Identifier())
+	return s.fetch(ctx, s.identifier)
 }
 
 func (s *registry) document(ctx context.Context, d v1.Descriptor) (document, error) {

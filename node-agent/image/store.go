@@ -19,6 +19,7 @@ import (
 
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/image/dockerconfig"
+	"github.com/berth-run/berth/node-agent/image/hostsdir"
 )
 
 // Limits bound what an image may take, in bytes unless said otherwise. They defend the node, so
@@ -85,6 +86,9 @@ func WithTransport(rt http.RoundTripper) Option { return func(s *Store) { s.tran
 // WithKeyring pulls with the credentials of a keyring. Without, pulls are anonymous.
 func WithKeyring(k Keyring) Option { return func(s *Store) { s.keys = k } }
 
+// WithHosts pulls from the hosts of a directory of hosts.toml files.
+func WithHosts(d hostsdir.Dir) Option { return func(s *Store) { s.hosts = d } }
+
 // WithJournal writes the records through a journal: they survive a power loss after its next flush,
 // without flushes of their own. The store's directory lies below that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(s *Store) { s.journal = j } }
@@ -97,6 +101,7 @@ type Store struct {
 	progress  func(Progress)
 	transport http.RoundTripper
 	keys      Keyring // nil for anonymous pulls
+	hosts     hostsdir.Dir
 	platform  v1.Platform
 	format    format
 	journal   *durable.Journal
@@ -200,7 +205,7 @@ func (s *Store) EnsureWith(ctx context.Context, ref string, policy PullPolicy,
 	if policy, err = r.policy(policy); err != nil {
 		return nil, err
 	}
-	mine, err := lookup(r, own)
+	mine, err := s.lookupAll(r, own)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +226,7 @@ func (s *Store) EnsureWith(ctx context.Context, ref string, policy PullPolicy,
 			return img, err
 		}
 	}
-	return s.pull(ctx, r, mine)
+	return s.pull(ctx, r, own)
 }
 
 // present returns the image when the store has all of it, and nil when it does not. It returns an
@@ -280,17 +285,25 @@ func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 }
 
 // pull reads the reference and unpacks what the store does not have.
-func (s *Store) pull(ctx context.Context, r reference, own []dockerconfig.Credential) (*Image,
-	error,
-) {
+func (s *Store) pull(ctx context.Context, r reference, own []*dockerconfig.Config) (*Image, error) {
 	if err := s.haveSession(ctx); err != nil {
 		return nil, err
 	}
-	src, err := s.source(ctx, r, own)
+	if !r.local() {
+		return s.pullFrom(ctx, r, own)
+	}
+	src, err := openLocal(ctx, r, s.session, s.limits, s.platform, func(done, total int64) {
+		s.progress(Progress{Ref: r.raw, Stage: StageRead, Done: done, Total: total})
+	})
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
+	return s.read(ctx, r, src)
+}
+
+// read unpacks what the store does not have of a source.
+func (s *Store) read(ctx context.Context, r reference, src source) (*Image, error) {
 	var before refRecord
 	if readJSON(s.refPath(r), &before) != nil || before.Ref != r.canonical {
 		before = refRecord{}
@@ -370,16 +383,4 @@ func withRef(r reference, err error) error {
 		return err
 	}
 	return fmt.Errorf("image %s: %w", r.raw, err)
-}
-
-// source opens what a reference points to.
-func (s *Store) source(ctx context.Context, r reference, own []dockerconfig.Credential) (source,
-	error,
-) {
-	if r.local() {
-		return openLocal(ctx, r, s.session, s.limits, s.platform, func(done, total int64) {
-			s.progress(Progress{Ref: r.raw, Stage: StageRead, Done: done, Total: total})
-		})
-	}
-	return openRegistry(ctx, r, s.transport, own, s.keys, s.limits)
 }
