@@ -22,6 +22,9 @@ type Stat struct {
 	State byte
 	// PPID is the pid of the parent process.
 	PPID int
+	// Exiting says that the process is being ended, and will be a zombie: it may have lost its
+	// descriptors by now.
+	Exiting bool
 	// StartTime is in clock ticks since boot. With the pid and the boot id it names one process for
 	// ever.
 	StartTime uint64
@@ -29,6 +32,9 @@ type Stat struct {
 	// process.
 	Exit unix.WaitStatus
 }
+
+// flagExiting is the kernel's PF_EXITING (include/linux/sched.h).
+const flagExiting = 0x4
 
 // Ended reports whether the process has ended and waits to be reaped.
 func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
@@ -63,6 +69,10 @@ func parseStat(pid int, b []byte) (Stat, error) {
 	if err != nil {
 		return Stat{}, fmt.Errorf("/proc/%d/stat: parent: %w", pid, err)
 	}
+	flags, err := strconv.ParseUint(string(fields[9-3]), 10, 32)
+	if err != nil {
+		return Stat{}, fmt.Errorf("/proc/%d/stat: flags: %w", pid, err)
+	}
 	start, err := strconv.ParseUint(string(fields[22-3]), 10, 64)
 	if err != nil {
 		return Stat{}, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
@@ -71,7 +81,10 @@ func parseStat(pid int, b []byte) (Stat, error) {
 	if err != nil {
 		return Stat{}, fmt.Errorf("/proc/%d/stat: exit code: %w", pid, err)
 	}
-	return Stat{State: fields[0][0], PPID: parent, StartTime: start, Exit: unix.WaitStatus(exit)}, nil
+	return Stat{
+		State: fields[0][0], PPID: parent, Exiting: flags&flagExiting != 0, StartTime: start,
+		Exit: unix.WaitStatus(exit),
+	}, nil
 }
 
 // BootID returns the id of this boot of the machine (random(4)), which it reads once.

@@ -18,7 +18,7 @@ import (
 // process.
 func TestReadStat(t *testing.T) {
 	own, err := ReadStat(os.Getpid())
-	if err != nil || own.Ended() || own.StartTime == 0 || own.PPID != os.Getppid() {
+	if err != nil || own.Ended() || own.Exiting || own.StartTime == 0 || own.PPID != os.Getppid() {
 		t.Errorf("own process: found %+v, %v", own, err)
 	}
 	cmd := exec.Command("sh", "-c", "exit 3")
@@ -34,7 +34,7 @@ func TestReadStat(t *testing.T) {
 		if !st.Ended() {
 			continue
 		}
-		if st.Exit.ExitStatus() != 3 || st.StartTime < own.StartTime {
+		if st.Exit.ExitStatus() != 3 || !st.Exiting || st.StartTime < own.StartTime {
 			t.Errorf("found %+v; want exit status 3", st)
 		}
 		break

@@ -200,7 +200,8 @@ func TestKilledOrEnded(t *testing.T) {
 func TestMemoryLimitTooLow(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")
-	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(40 << 10))}
+	// With 40 KiB, the program begins now and then, and is killed then.
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(12 << 10))}
 	w.fails(spec, "linux.resources.memory.limit", "memory limit too low?")
 	w.save(spec)
 	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()})

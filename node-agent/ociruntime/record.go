@@ -213,6 +213,12 @@ func (rec *record) alive() bool {
 	return err == nil && !st.Ended() && st.StartTime == rec.StartTime
 }
 
+// ending reports whether the record's process has ended, or is being ended by the kernel.
+func (rec *record) ending() bool {
+	st, err := procfs.ReadStat(rec.PID)
+	return err != nil || st.Ended() || st.Exiting || st.StartTime != rec.StartTime
+}
+
 // pidfd opens the process of the record, and no other that has its pid now. It returns -1 if the
 // process has ended.
 func (rec *record) pidfd() int {

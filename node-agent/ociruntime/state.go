@@ -103,6 +103,10 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 	if _, err := os.Lstat(filepath.Join(r.dir(rec.ID), newFIFO)); err == nil {
 		return specs.StateCreating
 	}
+	// One that was killed before Start loses its descriptors before it is a zombie.
+	if _, err := os.Lstat(filepath.Join(r.dir(rec.ID), startFIFO)); err == nil && rec.ending() {
+		return specs.StateStopped
+	}
 	return specs.StateRunning
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -62,5 +63,25 @@ func TestBrokenState(t *testing.T) {
 	w.must(w.rt.Delete(background, w.id, true))
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// TestKilledBeforeStart: a container that is killed before its start does not count as running at
+// any time, also while the kernel ends its process.
+func TestKilledBeforeStart(t *testing.T) {
+	w := newWorld(t)
+	for range 20 {
+		s := w.create(w.sh("true"))
+		w.must(unix.Kill(s.PID, unix.SIGKILL))
+		status := ""
+		for end := time.Now().Add(patience); status != "stopped" && time.Now().Before(end); {
+			if status = w.status(); status == "running" {
+				t.Fatal("it counts as running")
+			}
+		}
+		if status != "stopped" {
+			t.Fatalf("found it %s; want it stopped", status)
+		}
+		w.end(w.id, s.PID)
 	}
 }
