@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,6 +65,8 @@ type Registry struct {
 	options Options
 	dir     string
 	program *exec.Cmd
+	drained chan struct{} // its output has ended
+	stop    sync.Once
 }
 
 // Start starts an empty registry.
@@ -94,9 +97,9 @@ func Start(t testing.TB, o Options) *Registry {
 		t.Fatal(err)
 	}
 	listening := make(chan string, 1)
-	drained := make(chan struct{})
+	r.drained = make(chan struct{})
 	go func() {
-		defer close(drained)
+		defer close(r.drained)
 		lines := bufio.NewScanner(log)
 		for lines.Scan() {
 			if m := address.FindStringSubmatch(lines.Text()); m != nil {
@@ -104,14 +107,10 @@ func Start(t testing.TB, o Options) *Registry {
 			}
 		}
 	}()
-	t.Cleanup(func() {
-		r.Stop()
-		<-drained
-		_ = r.program.Wait()
-	})
+	t.Cleanup(r.Stop)
 	select {
 	case r.Host = <-listening:
-	case <-drained:
+	case <-r.drained:
 		t.Fatal("the registry ended")
 	case <-time.After(2 * time.Minute):
 		t.Fatal("the registry does not listen")
@@ -121,8 +120,14 @@ func Start(t testing.TB, o Options) *Registry {
 
 var address = regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
 
-// Stop ends the registry.
-func (r *Registry) Stop() { _ = r.program.Process.Kill() }
+// Stop ends the registry, and returns once it has ended.
+func (r *Registry) Stop() {
+	r.stop.Do(func() {
+		_ = r.program.Process.Kill()
+		<-r.drained
+		_ = r.program.Wait()
+	})
+}
 
 // Push publishes an image as REPOSITORY:TAG and returns its reference.
 func (r *Registry) Push(t testing.TB, repository string, img v1.Image) string {

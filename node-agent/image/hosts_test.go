@@ -4,7 +4,9 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,5 +205,26 @@ X-Mirror = "yes"
 	defer mu.Unlock()
 	if len(wrong) > 0 {
 		t.Errorf("found other requests: %v", wrong)
+	}
+}
+
+// TestClientCertificate pulls from a server that asks for a certificate.
+func TestClientCertificate(t *testing.T) {
+	leaktest.Check(t)
+	needs.Root(t)
+	pair := registrytest.Start(t, registrytest.Options{TLS: true}).CA
+	reg := newRegistry(t)
+	reg.push(t, "app", "1", testImage{layers: [][]byte{layerTar(t, file("f", "x"))}})
+	server := httptest.NewUnstartedServer(reg.Config.Handler)
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS12}
+	server.Config.ErrorLog = discardLogger()
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	b := newHostsBench(t)
+	text := `server = "` + server.URL + "\"\nskip_verify = true\n"
+	b.fails("no certificate", unreachable+"/app:1", text, "certificate required")
+	key := filepath.Join(filepath.Dir(pair), "key.pem")
+	if _, err := b.pull(unreachable+"/app:1", text+`client = [["`+pair+`", "`+key+`"]]`); err != nil {
+		t.Error(err)
 	}
 }
