@@ -460,9 +460,9 @@ network: {none: true}`),
 volumeMounts:
 - name: a
   mountPath: /a
-  subPath: b`),
+  subPath: b/../../c`),
 			[]string{
-				`11:14: spec.volumeMounts[0].subPath: is not supported: mount the whole volume, or a hostPath of the directory`,
+				`11:14: spec.volumeMounts[0].subPath: found "b/../../c"; must not contain ".."`,
 			},
 		},
 		{

@@ -378,14 +378,14 @@ func TestContainerRules(t *testing.T) {
 			"Duplicate value",
 		},
 		{
-			"subPath", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume +
-				"volumeMounts: [{name: v, mountPath: /v, subPath: x}]",
-			"subPath and subPathExpr are not supported",
+			"subPath", volume + "volumeMounts: [{name: v, mountPath: /v, subPath: x}]", volume +
+				"volumeMounts: [{name: v, mountPath: /v, subPath: /x}]",
+			"subPath and subPathExpr are relative to the volume: remove the leading /",
 		},
 		{
-			"subPathExpr", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume +
-				"volumeMounts: [{name: v, mountPath: /v, subPathExpr: x}]",
-			"subPath and subPathExpr are not supported",
+			"subPathExpr", volume + "volumeMounts: [{name: v, mountPath: /v, subPathExpr: $(X)}]", volume +
+				"volumeMounts: [{name: v, mountPath: /v, subPathExpr: x, subPath: z}]",
+			"set one of subPath and subPathExpr",
 		},
 		{
 			"propagation", volume +

@@ -250,13 +250,16 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:MaxItems=128
 	Volumes []Volume `json:"volumes,omitempty"`
 
-	// volumeMounts say where volumes appear in the container.
+	// volumeMounts say where volumes appear in the container. subPath is a path in the volume;
+	// subPathExpr is one in which $(NAME) is replaced by a variable of env. What does not exist there
+	// is created, as a directory.
 	// +optional
 	// +listType=map
 	// +listMapKey=mountPath
 	// +kubebuilder:validation:MaxItems=128
 	// +kubebuilder:validation:XValidation:rule="self.all(m, m.mountPath.startsWith('/'))",message="mountPath must be absolute: start it with /"
-	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPath) && !has(m.subPathExpr))",message="subPath and subPathExpr are not supported: mount the whole volume, or a hostPath of the directory"
+	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPath) || m.subPath == '' || !has(m.subPathExpr) || m.subPathExpr == '')",message="set one of subPath and subPathExpr"
+	// +kubebuilder:validation:XValidation:rule="self.all(m, (!has(m.subPath) || !m.subPath.startsWith('/')) && (!has(m.subPathExpr) || !m.subPathExpr.startsWith('/')))",message="subPath and subPathExpr are relative to the volume: remove the leading /"
 	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.mountPropagation) || m.mountPropagation in ['None', 'HostToContainer'])",message="mountPropagation may be None or HostToContainer"
 	VolumeMounts []corev1.VolumeMount `json:"volumeMounts,omitempty"`
 

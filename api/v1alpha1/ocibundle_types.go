@@ -72,7 +72,7 @@ type OCIBundleSpec struct {
 
 	// config is the compiled OCI runtime-spec document, but for what only the node knows. Relative
 	// paths in it (root.path, the sources of bind mounts) are relative to the bundle's directory:
-	// "rootfs", "volumes/NAME", "files/NAME".
+	// "rootfs", "volumes/NAME", "files/NAME", "subpaths/NUMBER".
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
@@ -90,6 +90,13 @@ type OCIBundleSpec struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=128
 	Volumes []Volume `json:"volumes,omitempty"`
+
+	// subPaths are the paths in volumes that the agent has to mount, since mounts of config name them.
+	// +optional
+	// +listType=map
+	// +listMapKey=mount
+	// +kubebuilder:validation:MaxItems=128
+	SubPaths []BundleSubPath `json:"subPaths,omitempty"`
 
 	// downward has the values of items of downwardAPI that are known without the node.
 	// +optional
@@ -231,6 +238,23 @@ type BundleProcess struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=16
 	Ulimits []Ulimit `json:"ulimits,omitempty"`
+}
+
+// BundleSubPath is a path in a volume. The source of its mount in config is subpaths/MOUNT.
+type BundleSubPath struct {
+	// mount is the number of the volumeMount in the Container, from 0.
+	// +kubebuilder:validation:Minimum=0
+	Mount int32 `json:"mount"`
+	// source is the volume, as the source of a mount in config.
+	// +kubebuilder:validation:MaxLength=4096
+	Source string `json:"source"`
+	// path in the volume, without "." and "..".
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Path string `json:"path"`
+	// expand is true if path has variables, $(NAME), whose values the agent has to find.
+	// +optional
+	Expand bool `json:"expand,omitempty"`
 }
 
 // DownwardValue is the value of one item of downwardAPI.

@@ -314,9 +314,9 @@ var waitForSecret = stepScenario{
   restartPolicy: Never
   command: [/bin/sh, -c, 'echo "start $WORD" >>/notes/%s']
   env: [{name: WORD, valueFrom: {secretKeyRef: {name: %s, key: word}}}]
-  volumes: [{name: notes, hostPath: {path: %s}}]
-  volumeMounts: [{name: notes, mountPath: /notes}]
-`, programs, r.name, r.name, r.path("notes")))
+  volumes: [{name: top, hostPath: {path: %s}}]
+  volumeMounts: [{name: top, mountPath: /notes, subPath: notes}]
+`, programs, r.name, r.name, r.path("")))
 		r.rescan()
 		r.untilWaits(r.name, "found no Secret "+r.name)
 	},

@@ -181,6 +181,9 @@ func (d Dir) Remove() error {
 	if err := d.UnmountRootfs(); err != nil {
 		return err
 	}
+	if err := d.UnmountSubPaths(); err != nil {
+		return err
+	}
 	if err := d.RemoveVolumes(); err != nil {
 		return err
 	}

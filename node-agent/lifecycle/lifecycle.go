@@ -193,6 +193,7 @@ func Stages(c Config) List {
 		document,
 		networkStage{c.Networks},
 		addressesStage{variables, document},
+		subPathsStage{},
 		namesStage{c.ClusterDNS},
 		configStage{},
 		logsStage{c.Logs},

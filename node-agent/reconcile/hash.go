@@ -37,14 +37,15 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 		Process    v1alpha1.BundleProcess
 		Config     any
 		Volumes    []v1alpha1.Volume
-		Logging    *v1alpha1.Logging       `json:",omitempty"`
-		Network    *v1alpha1.BundleNetwork `json:",omitempty"`
-		Names      *v1alpha1.BundleNames   `json:",omitempty"`
-		Devices    []v1alpha1.Device       `json:",omitempty"`
-		AllDevices bool                    `json:",omitempty"`
+		Logging    *v1alpha1.Logging        `json:",omitempty"`
+		Network    *v1alpha1.BundleNetwork  `json:",omitempty"`
+		Names      *v1alpha1.BundleNames    `json:",omitempty"`
+		Devices    []v1alpha1.Device        `json:",omitempty"`
+		AllDevices bool                     `json:",omitempty"`
+		SubPaths   []v1alpha1.BundleSubPath `json:",omitempty"`
 	}{
 		spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network, spec.Names,
-		spec.Devices, spec.AllDevices,
+		spec.Devices, spec.AllDevices, spec.SubPaths,
 	})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)

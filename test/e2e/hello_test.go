@@ -172,6 +172,9 @@ func TestSamples(t *testing.T) {
 		if err == nil && strings.TrimSpace(string(got)) != release {
 			err = fmt.Errorf("volumes: the file that the container wrote is %q", got)
 		}
+		if err == nil {
+			_, err = os.Stat("/var/lib/berth-samples/shared/containers/volumes/started")
+		}
 		return err
 	})
 }

@@ -5,7 +5,7 @@
 //
 //	bundle, faults := compile.Bundle(container)
 //	if len(faults) > 0 {
-//		return faults.ToAggregate() // spec.volumeMounts[0].subPath: Forbidden: ...
+//		return faults.ToAggregate() // spec.volumes[0].emptyDir.mode: Forbidden: ...
 //	}
 //	bundle.NodeName, bundle.Handler = node, handler
 //

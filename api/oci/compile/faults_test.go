@@ -170,6 +170,23 @@ func TestFaults(t *testing.T) {
 			"spec.env[0].valueFrom.secretKeyRef.key", "name a key of the object",
 		},
 		{
+			"path of a variable that there is not", image + "env: [{name: A, value: x}]\n" +
+				"volumes: [{name: v, emptyDir: {}}]\n" +
+				"volumeMounts: [{name: v, mountPath: /v, subPathExpr: $(A)/$(B)}]",
+			"spec.volumeMounts[0].subPathExpr", "has $(B), which is no variable of env and envFrom",
+		},
+		{
+			"path of a variable that leads out", image + "env: [{name: A, value: ..}]\n" +
+				"volumes: [{name: v, emptyDir: {}}]\n" +
+				"volumeMounts: [{name: v, mountPath: /v, subPathExpr: x/$(A)}]",
+			"spec.volumeMounts[0].subPathExpr", `found "x/..": must not contain ".."`,
+		},
+		{
+			"two paths in a volume", image + "volumes: [{name: v, emptyDir: {}}]\n" +
+				"volumeMounts: [{name: v, mountPath: /v, subPath: a, subPathExpr: b}]",
+			"spec.volumeMounts[0].subPath", "may not stand beside subPathExpr",
+		},
+		{
 			"variable from an address that there is not", image +
 				"env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}]\nnetwork: {none: true}",
 			"spec.env[0].valueFrom.fieldRef.fieldPath", "remove it or network.none",
@@ -624,14 +641,14 @@ workingDir: x
 env: [{name: "="}]
 resources: {limits: {cpu: "-1", gpu: "1"}}
 securityContext: {procMount: Unmasked, runAsUser: -1}
-volumeMounts: [{name: v, mountPath: x, subPath: y}]
+volumeMounts: [{name: v, mountPath: x, subPath: /y}]
 restartPolicy: Maybe`))
 	var paths []string
 	for _, f := range faults {
 		paths = append(paths, f.Field)
 	}
 	want := "spec.image spec.env[0].name spec.workingDir spec.securityContext.runAsUser spec.securityContext.procMount " +
-		"spec.volumeMounts[0].name spec.volumeMounts[0].mountPath spec.volumeMounts[0].subPath " +
+		"spec.volumeMounts[0].name spec.volumeMounts[0].subPath spec.volumeMounts[0].mountPath " +
 		"spec.resources.limits[cpu] spec.resources.limits[gpu] spec.restartPolicy"
 	if got := strings.Join(paths, " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -84,6 +84,10 @@ func fieldCases() map[string]fieldCase {
 	refused := func(path string, set func(*spec)) fieldCase {
 		return fieldCase{set: set, refused: path}
 	}
+	subPathArrives := arrives{
+		"config.mounts[/e].source": `"subpaths/0"`, "subPaths[x/1].mount": `0`,
+		"subPaths[x/1].source": `"volumes/e"`, "subPaths[x/1].path": `"x/1"`,
+	}
 	placement := func(set func(*spec), badPath string, bad func(*spec)) fieldCase {
 		return fieldCase{set: set, placement: true, bad: bad, badPath: badPath}
 	}
@@ -353,11 +357,11 @@ func fieldCases() map[string]fieldCase {
 		}, func(s *spec) {
 			s.VolumeMounts[0].MountPath = "/x"
 		}),
-		"volumeMounts[].subPath": refused("spec.volumeMounts[0].subPath", func(s *spec) {
-			s.VolumeMounts[0].SubPath = "x"
+		"volumeMounts[].subPath": honoured(subPathArrives, func(s *spec) {
+			s.VolumeMounts[0].SubPath = "x/./1"
 		}),
-		"volumeMounts[].subPathExpr": refused("spec.volumeMounts[0].subPathExpr", func(s *spec) {
-			s.VolumeMounts[0].SubPathExpr = "x"
+		"volumeMounts[].subPathExpr": honoured(subPathArrives, func(s *spec) {
+			s.VolumeMounts[0].SubPathExpr = "x/$(A)"
 		}),
 		"volumeMounts[].mountPropagation": honoured(arrives{
 			"config.mounts[/e].options":      `["rbind","rslave","rw"]`,

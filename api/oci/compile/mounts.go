@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/oci/files"
 	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -218,6 +219,7 @@ func mounts(d *draft) {
 	for i, m := range d.in.VolumeMounts {
 		at := d.path.Child("volumeMounts").Index(i)
 		source, readOnly := volumeSource(d, at.Child("name"), m.Name)
+		source = subPath(d, at, i, m, source)
 		destination := path.Clean(m.MountPath)
 		if mountPath(d, at.Child("mountPath"), m.MountPath) {
 			if seen[destination] {
@@ -245,6 +247,41 @@ func (d *draft) replaceMount(m specs.Mount) {
 		return old.Destination == m.Destination
 	})
 	d.spec.Mounts = append(d.spec.Mounts, m)
+}
+
+// subPath passes a path in a volume to the agent, which mounts it, and returns the source of the
+// bind mount. Without such a path that is the volume.
+func subPath(d *draft, at *field.Path, number int, m corev1.VolumeMount, source string,
+) string {
+	in, at := m.SubPath, at.Child("subPath")
+	out := v1alpha1.BundleSubPath{Mount: int32(number), Source: source}
+	if m.SubPathExpr != "" {
+		if in != "" {
+			d.refuse(at, "may not stand beside subPathExpr: remove one of them")
+		}
+		in, at = m.SubPathExpr, field.NewPath(at.String()+"Expr")
+		out.Expand = environment.ByNode(&d.out.Process)
+		if !out.Expand {
+			expanded, err := files.ExpandSubPath(in, d.env)
+			if err != nil {
+				d.invalid(at, in, err.Error())
+				return source
+			}
+			in = expanded
+		}
+	}
+	if in == "" {
+		return source
+	}
+	if err := files.CheckSubPath(in); err != nil {
+		d.invalid(at, in, err.Error())
+		return source
+	}
+	if out.Path = path.Clean(in); out.Path == "." {
+		return source
+	}
+	d.out.SubPaths = append(d.out.SubPaths, out)
+	return merge.SubPathSource(out.Mount)
 }
 
 // volumeSource returns the source of a volume's bind mounts, and whether all of them are read-only.
@@ -305,14 +342,6 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 
 // mountOptions returns the options of a volume's bind mount.
 func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, readOnly bool) []string {
-	if m.SubPath != "" {
-		d.refuse(at.Child("subPath"),
-			"is not supported: mount the whole volume, or a hostPath of the directory")
-	}
-	if m.SubPathExpr != "" {
-		d.refuse(at.Child("subPathExpr"),
-			"is not supported: mount the whole volume, or a hostPath of the directory")
-	}
 	options := []string{"rbind", propagation(d, at.Child("mountPropagation"), m.MountPropagation)}
 	for i, o := range m.BindMountOptions {
 		if oneOf(d, at.Child("bindMountOptions").Index(i), o, "noexec", "nodev", "nosuid") {

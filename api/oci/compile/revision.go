@@ -36,7 +36,13 @@ func revisions() map[string]int32 {
 		"process.ulimits[].soft": 3,
 		"process.ulimits[].hard": 3,
 
-		"devices":                 3,
+		"devices":           3,
+		"subPaths":          3,
+		"subPaths[].mount":  3,
+		"subPaths[].source": 3,
+		"subPaths[].path":   3,
+		"subPaths[].expand": 3,
+
 		"allDevices":              3,
 		"devices[].path":          3,
 		"devices[].containerPath": 3,

@@ -2,13 +2,38 @@
 
 package environment
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Expand replaces references to variables as Kubernetes does in command, args
 // and env: $(NAME) becomes the variable's value, and stays as it is where there
 // is no such variable; $$ becomes a single $, so that $$(NAME) is never replaced;
 // any other $ stands for itself.
 func Expand(s string, vars map[string]string) string {
+	return expand(s, func(name string) string {
+		if value, ok := vars[name]; ok {
+			return value
+		}
+		return "$(" + name + ")"
+	})
+}
+
+// ExpandKnown is Expand that returns an error if there is no such variable.
+func ExpandKnown(s string, vars map[string]string) (string, error) {
+	var err error
+	out := expand(s, func(name string) string {
+		value, ok := vars[name]
+		if !ok && err == nil {
+			err = fmt.Errorf("has $(%s), which is no variable of env and envFrom", name)
+		}
+		return value
+	})
+	return out, err
+}
+
+func expand(s string, value func(name string) string) string {
 	var b strings.Builder
 	for {
 		before, rest, found := strings.Cut(s, "$")
@@ -27,11 +52,7 @@ func Expand(s string, vars map[string]string) string {
 				rest = rest[1:]
 				break
 			}
-			if value, ok := vars[name]; ok {
-				b.WriteString(value)
-			} else {
-				b.WriteString("$(" + name + ")")
-			}
+			b.WriteString(value(name))
 			rest = after
 		default:
 			b.WriteByte('$')

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -60,6 +61,10 @@ type Claim struct {
 // its directory is known.
 func ClaimSource(volume string) string { return "claims/" + volume }
 
+// SubPathSource returns the source of a mount of a path in a volume, for the volumeMount of that
+// number.
+func SubPathSource(mount int32) string { return "subpaths/" + strconv.Itoa(int(mount)) }
+
 // Document returns the runtime-spec document of a bundle: the compiled config, with the image's
 // config under what the user said of the process (command, environment, working directory, user),
 // and with what only the node knows. image is nil for a container with a rootfs in place of an
@@ -77,7 +82,7 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	if spec.Process == nil {
 		spec.Process = &specs.Process{}
 	}
-	if err := mountClaims(spec.Mounts, bundle.Volumes, o.Claims); err != nil {
+	if err := mountClaims(spec.Mounts, bundle, o.Claims); err != nil {
 		return nil, err
 	}
 	p := spec.Process
@@ -147,8 +152,13 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 }
 
 // mountClaims gives the mounts of volumes with a PersistentVolumeClaim their directories.
-func mountClaims(mounts []specs.Mount, volumes []v1alpha1.Volume, claims map[string]Claim) error {
-	for i, v := range volumes {
+func mountClaims(mounts []specs.Mount, bundle *v1alpha1.OCIBundleSpec, claims map[string]Claim,
+) error {
+	volumeOf := map[string]string{} // of a path in a volume
+	for _, s := range bundle.SubPaths {
+		volumeOf[SubPathSource(s.Mount)] = s.Source
+	}
+	for i, v := range bundle.Volumes {
 		if v.PersistentVolumeClaim == nil {
 			continue
 		}
@@ -159,10 +169,13 @@ func mountClaims(mounts []specs.Mount, volumes []v1alpha1.Volume, claims map[str
 		}
 		for j := range mounts {
 			m := &mounts[j]
-			if m.Source != ClaimSource(v.Name) {
+			switch ClaimSource(v.Name) {
+			case m.Source:
+				m.Source = claim.Path
+			case volumeOf[m.Source]:
+			default:
 				continue
 			}
-			m.Source = claim.Path
 			if k := slices.Index(m.Options, "rw"); claim.ReadOnly && k >= 0 {
 				m.Options[k] = "ro"
 			}

@@ -359,7 +359,12 @@ func TestClaims(t *testing.T) {
 			{"destination":"/a","source":"claims/a","options":["rbind","rw"]},
 			{"destination":"/b","source":"claims/b","options":["rbind","rw"]},
 			{"destination":"/c","source":"claims/b","options":["rbind","rro"]},
-			{"destination":"/d","source":"volumes/b","options":["rbind","rw"]}]}`)},
+			{"destination":"/d","source":"volumes/b","options":["rbind","rw"]},
+			{"destination":"/e","source":"subpaths/4","options":["rbind","rw"]},
+			{"destination":"/f","source":"subpaths/5","options":["rbind","rw"]}]}`)},
+		SubPaths: []v1alpha1.BundleSubPath{
+			{Mount: 4, Source: ClaimSource("b"), Path: "x"}, {Mount: 5, Source: "volumes/b", Path: "x"},
+		},
 	}
 	for _, name := range []string{"a", "b"} {
 		bundle.Volumes = append(bundle.Volumes, v1alpha1.Volume{
@@ -375,7 +380,10 @@ func TestClaims(t *testing.T) {
 	for _, m := range spec.Mounts {
 		got = append(got, m.Destination+" "+m.Source+" "+m.Options[1])
 	}
-	want := []string{"/a /v/a rw", "/b /v/b ro", "/c /v/b rro", "/d volumes/b rw"}
+	want := []string{
+		"/a /v/a rw", "/b /v/b ro", "/c /v/b rro", "/d volumes/b rw",
+		"/e subpaths/4 ro", "/f subpaths/5 rw",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("found %q; want %q", got, want)
 	}

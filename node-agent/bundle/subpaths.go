@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/files"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/scoped"
+)
+
+// subPathsDir has a mount for each path in a volume that a volumeMount names, under its number.
+func (d Dir) subPathsDir() string { return d.File("subpaths") }
+
+// MountSubPaths mounts paths in volumes where the document expects them, in place of those of an
+// earlier run. A directory that does not exist is created, but for one in a volume of files. On an
+// error nothing of it is left but such directories.
+//
+// A volume is hostile: containers write to it, also at this moment. No path in it is followed to
+// anywhere outside, and what is mounted is what was opened. The mounts follow those of the node and
+// pass none on, so that removing them removes nothing else.
+func (d Dir) MountSubPaths(
+	list []v1alpha1.BundleSubPath, variables environment.Variables,
+) (err error) {
+	if err := d.UnmountSubPaths(); err != nil || len(list) == 0 {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.UnmountSubPaths())
+		}
+	}()
+	if err := os.Mkdir(d.subPathsDir(), 0o700); err != nil {
+		return fmt.Errorf("mount paths of volumes: %w", err)
+	}
+	for _, s := range list {
+		at, in := fmt.Sprintf("volumeMounts[%d].subPath", s.Mount), s.Path
+		if s.Expand {
+			at += "Expr"
+			if in, err = files.ExpandSubPath(s.Path, variables.Map()); err != nil {
+				return fmt.Errorf("%s: %w", at, err)
+			}
+		}
+		target := filepath.Join(d.subPathsDir(), strconv.Itoa(int(s.Mount)))
+		if err := d.mountSubPath(s.Source, in, target); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+// mountSubPath mounts a path in the volume at source.
+func (d Dir) mountSubPath(source, in, target string) error {
+	ofFiles := strings.HasPrefix(source, files.Directory(""))
+	if !filepath.IsAbs(source) {
+		source = d.File(source)
+	}
+	volume, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: source, Err: err}
+	}
+	defer unix.Close(volume)
+	fd, err := beneath(volume, in, unix.O_PATH)
+	if errors.Is(err, unix.ENOENT) && !ofFiles {
+		fd, err = makeBeneath(volume, in)
+	}
+	if err != nil {
+		return subPathError(in, ofFiles, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: in, Err: err}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = os.Mkdir(target, 0o700)
+	} else {
+		err = os.WriteFile(target, nil, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	return mountOpened(fd, target)
+}
+
+// subPathError returns the error of opening a path in a volume.
+func subPathError(in string, ofFiles bool, err error) error {
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return fmt.Errorf(
+			"found %q, which a symbolic link leads out of the volume; allowed: a path in the volume", in)
+	case errors.Is(err, unix.ENOENT) && ofFiles:
+		return fmt.Errorf("found no %q in the volume; allowed: the path of one of its files", in)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("found %q, on which a symbolic link leads nowhere; allowed: a path in the volume",
+			in)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("found %q, on which a file is in place of a directory; allowed: a path in the volume",
+			in)
+	}
+	return &fs.PathError{Op: "open in the volume", Path: in, Err: err}
+}
+
+// beneath opens a path in a directory, which no symbolic link on it leaves.
+func beneath(dir int, in string, flags uint64) (int, error) {
+	return scoped.Open(dir, in, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+}
+
+// makeBeneath creates the directories on a path in a volume that do not exist, with the mode of the
+// volume's own directory, as the kubelet does. It returns the last one, opened.
+func makeBeneath(volume int, in string) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(volume, &st); err != nil {
+		return -1, err
+	}
+	names := strings.Split(in, "/")
+	for i := range names {
+		if err := makeOne(volume, path.Join(names[:i]...), names[i], st.Mode&0o7777); err != nil {
+			return -1, err
+		}
+	}
+	return beneath(volume, in, unix.O_PATH|unix.O_DIRECTORY)
+}
+
+// makeOne creates the directory of a name in the directory at a path in the volume, unless there is
+// something of that name.
+func makeOne(volume int, in, name string, mode uint32) error {
+	parent, err := beneath(volume, path.Join(".", in), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(parent)
+	if err := unix.Mkdirat(parent, name, mode&0o777); errors.Is(err, unix.EEXIST) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	made, err := scoped.Open(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW,
+		unix.RESOLVE_BENEATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(made)
+	return unix.Fchmod(made, mode) // whatever the umask is
+}
+
+// mountOpened mounts an opened file or directory, with the mounts below it. In the moment in which
+// the mount appears it is apart from the node's already: the kernel would remove mounts of the node
+// with those that are shared with them.
+func mountOpened(fd int, target string) error {
+	tree, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|
+		unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(tree)
+	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+		&unix.MountAttr{Propagation: unix.MS_SLAVE})
+	if err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	err = unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	return nil
+}
+
+// UnmountSubPaths undoes MountSubPaths. It is no error when there is nothing.
+func (d Dir) UnmountSubPaths() error {
+	entries, err := os.ReadDir(d.subPathsDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list paths of volumes: %w", err)
+	}
+	for _, e := range entries {
+		p := filepath.Join(d.subPathsDir(), e.Name())
+		if err := unmount(p); err != nil {
+			return err
+		}
+		if err := os.Remove(p); err != nil { // nothing in it: it fails where a mount is left
+			return fmt.Errorf("remove mount point: %w", err)
+		}
+	}
+	if err := os.Remove(d.subPathsDir()); err != nil {
+		return fmt.Errorf("remove paths of volumes: %w", err)
+	}
+	return nil
+}
