@@ -138,8 +138,8 @@ func TestContainerRules(t *testing.T) {
 			"fileKeyRef is not supported: give a literal value, or take it from a ConfigMap or Secret",
 		},
 		{
-			"imagePullSecrets", image + "imagePullSecrets: []", image + "imagePullSecrets: [{name: c}]",
-			"imagePullSecrets is honoured by an agent without a cluster only",
+			"imagePullSecrets", image + "imagePullSecrets: [{name: c}]", image + "imagePullSecrets: [{}]",
+			"name a Secret of the Container's namespace",
 		},
 		{
 			"envFrom", image + "envFrom: [{configMapRef: {name: c}}, {prefix: P_, secretRef: {name: s}}]",

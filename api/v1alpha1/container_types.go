@@ -71,12 +71,11 @@ type ContainerSpec struct {
 	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
 
 	// imagePullSecrets are Secrets of the Container's namespace with credentials for registries, of
-	// the type kubernetes.io/dockerconfigjson. They are tried before the node's own. Only an agent
-	// without a cluster reads them: manifests are the objects of its directory.
+	// the type kubernetes.io/dockerconfigjson. They are tried before the node's own.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:XValidation:rule="size(self) == 0",message="imagePullSecrets is honoured by an agent without a cluster only, since agents of a cluster do not read them yet: give the agent of the node the credentials (--registry-config)"
+	// +kubebuilder:validation:XValidation:rule="self.all(s, has(s.name) && s.name != '')",message="name a Secret of the Container's namespace"
 	ImagePullSecrets []corev1.LocalObjectReference `json:"imagePullSecrets,omitempty"`
 
 	// rootfs is a directory of the node that is the container's root filesystem, in place of an

@@ -4,39 +4,14 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
-	ggcr "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/registrytest"
 )
-
-// busyboxImage returns the image of the tests.
-func (h *host) busyboxImage() ggcr.Image {
-	h.t.Helper()
-	dir := h.t.TempDir()
-	if out, err := exec.Command("tar", "-xf", programs+"/busybox.tar", "-C", dir).CombinedOutput(); err != nil {
-		h.t.Fatalf("%v\n%s", err, out)
-	}
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	img, err := index.Image(manifest.Manifests[0].Digest)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return img
-}
 
 // untilPullFailed waits for a failed pull whose message has all words, and returns the message.
 func (h *host) untilPullFailed(name string, words ...string) string {
@@ -88,7 +63,7 @@ func TestStandaloneRegistryConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	reference := reg.Push(t, "team/app:1", h.busyboxImage())
+	reference := reg.Push(t, "team/app:1", registrytest.ReadArchive(t, programs+"/busybox.tar"))
 	write(registrytest.Config("not the password", reg.Host))
 	dir := h.path("certs.d/" + strings.ReplaceAll(reg.Host, ":", "_") + "_")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -120,7 +95,7 @@ func TestStandaloneSamplePrivateRegistry(t *testing.T) {
 	t.Parallel()
 	reg := registrytest.Start(t, registrytest.Options{TLS: true, Private: true})
 	h := newHost(t)
-	reference := reg.Push(t, "team/app:1", h.busyboxImage())
+	reference := reg.Push(t, "team/app:1", registrytest.ReadArchive(t, programs+"/busybox.tar"))
 	h.tracer = []string{"/usr/bin/env", "SSL_CERT_FILE=" + reg.CA}
 	h.flags = []string{"--registry-config", h.path("config.json")}
 	if err := os.WriteFile(h.path("config.json"), []byte("{}"), 0o600); err != nil {

@@ -18,7 +18,7 @@ import (
 // object can have: the empty name in resourceNames would allow a list of all objects.
 func named(b *v1alpha1.OCIBundle) []environment.Object {
 	objects := slices.Concat(environment.References(b.Spec.Process.Env, b.Spec.Process.EnvFrom),
-		files.References(b.Spec.Volumes))
+		files.References(b.Spec.Volumes), environment.PullSecrets(b.Spec.Image))
 	return slices.DeleteFunc(objects, func(o environment.Object) bool {
 		return len(validation.IsDNS1123Subdomain(o.Name)) > 0
 	})

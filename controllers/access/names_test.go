@@ -58,6 +58,7 @@ func TestRules(t *testing.T) {
 		}),
 		bundle(func(b *v1alpha1.OCIBundle) {
 			b.Spec.Process.EnvFrom = []corev1.EnvFromSource{configMapSource("y")}
+			b.Spec.Image = &v1alpha1.BundleImage{PullSecrets: []string{"pull", "", "b"}}
 			b.Spec.Volumes = []v1alpha1.Volume{
 				secretVolume("a"), secretVolume("b"), secretVolume(""), secretVolume("../x"),
 			}
@@ -69,12 +70,12 @@ func TestRules(t *testing.T) {
 			Verbs: []string{"get", "list", "watch"},
 		}
 	}
-	want := []rbacv1.PolicyRule{rule("configmaps", "y", "z"), rule("secrets", "a", "b")}
+	want := []rbacv1.PolicyRule{rule("configmaps", "y", "z"), rule("secrets", "a", "b", "pull")}
 	if got := rulesFor(bundles); !equality.Semantic.DeepEqual(got, want) {
 		t.Errorf("found %+v; want %+v", got, want)
 	}
 	if got := rulesFor(bundles[1:]); !equality.Semantic.DeepEqual(got, []rbacv1.PolicyRule{
-		rule("configmaps", "y"), rule("secrets", "a", "b"),
+		rule("configmaps", "y"), rule("secrets", "a", "b", "pull"),
 	}) {
 		t.Errorf("of the second alone: found %+v", got)
 	}
