@@ -32,6 +32,9 @@ func (s *Store) Remove(ctx context.Context, id ID, check func([]User) error) err
 
 // discard moves a volume into the trash.
 func (s *Store) discard(ctx context.Context, id ID, check func([]User) error) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
 	path := s.Path(id)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return ErrNotExist
@@ -48,14 +51,8 @@ func (s *Store) discard(ctx context.Context, id ID, check func([]User) error) er
 	if err := check(users); err != nil {
 		return err
 	}
-	// Nothing is removed through a mount.
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(path))
-	if err != nil {
-		return fmt.Errorf("look for mounts in the volume: %w", err)
-	}
-	if len(mounts) > 0 {
-		return fmt.Errorf("found a mount at %s; allowed: none at or below the volume: unmount it first",
-			mounts[0].Mountpoint)
+	if err := unmounted(path); err != nil {
+		return err
 	}
 	trash := filepath.Join(filepath.Dir(path), trashName) // which is on the same filesystem
 	if err := os.MkdirAll(trash, 0o700); err != nil {
@@ -72,12 +69,32 @@ func (s *Store) discard(ctx context.Context, id ID, check func([]User) error) er
 	return errors.Join(durable.SyncDir(trash), durable.SyncDir(filepath.Dir(path)))
 }
 
+// unmounted returns an error if there is a mount at or below a path: nothing is removed through a
+// mount.
+func unmounted(path string) error {
+	// The kernel lists mounts by paths without links; --state-dir may have some.
+	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("look for mounts in the volume: %w", err)
+	}
+	real := filepath.Join(parent, filepath.Base(path))
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(real))
+	if err != nil {
+		return fmt.Errorf("look for mounts in the volume: %w", err)
+	}
+	if len(mounts) > 0 {
+		return fmt.Errorf("found a mount at %s; allowed: none at or below the volume: unmount it first",
+			mounts[0].Mountpoint)
+	}
+	return nil
+}
+
 // EmptyTrash removes the data of volumes that were removed. It may run in several processes at the
 // same time.
 func (s *Store) EmptyTrash() error {
-	namespaces, err := entries(s.dir())
+	namespaces, err := s.namespaces()
 	if err != nil {
-		return fmt.Errorf("list volumes: %w", err)
+		return err
 	}
 	var errs []error
 	for _, namespace := range namespaces {
@@ -85,7 +102,12 @@ func (s *Store) EmptyTrash() error {
 		discarded, err := entries(trash)
 		errs = append(errs, err)
 		for _, name := range discarded {
-			if err := os.RemoveAll(filepath.Join(trash, name)); err != nil {
+			path := filepath.Join(trash, name)
+			err := unmounted(path) // since it was looked for last
+			if err == nil {
+				err = os.RemoveAll(path)
+			}
+			if err != nil {
 				errs = append(errs, fmt.Errorf("remove the data of a volume: %w", err))
 			}
 		}

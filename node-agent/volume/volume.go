@@ -36,6 +36,16 @@ const (
 	newName   = ".new"
 )
 
+// CheckID returns an error unless an ID can be that of a volume. Any other might be a path to
+// something else, such as all volumes of a namespace.
+func CheckID(id ID) error {
+	if len(validation.IsDNS1123Label(id.Namespace))+len(validation.IsDNS1123Subdomain(id.Name)) > 0 {
+		return fmt.Errorf("found the volume %q of namespace %q; allowed: names of objects", id.Name,
+			id.Namespace)
+	}
+	return nil
+}
+
 func (s *Store) dir() string { return filepath.Join(s.stateDir, "volumes") }
 
 // Path returns the directory of a volume, whether it is there or not.
@@ -69,9 +79,9 @@ type Volume struct {
 
 // List returns the volumes, sorted by namespace and name.
 func (s *Store) List() ([]Volume, error) {
-	namespaces, err := entries(s.dir())
+	namespaces, err := s.namespaces()
 	if err != nil {
-		return nil, fmt.Errorf("list volumes: %w", err)
+		return nil, err
 	}
 	var out []Volume
 	for _, namespace := range namespaces {
@@ -81,10 +91,24 @@ func (s *Store) List() ([]Volume, error) {
 		}
 		for _, name := range names {
 			id := ID{Namespace: namespace, Name: name}
+			if CheckID(id) != nil { // lost+found, where a disk is mounted for the namespace
+				continue
+			}
 			out = append(out, Volume{ID: id, Path: s.Path(id), Created: created(s.Path(id))})
 		}
 	}
 	return out, nil
+}
+
+// namespaces returns the namespaces that have, or had, volumes.
+func (s *Store) namespaces() ([]string, error) {
+	found, err := entries(s.dir())
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	return slices.DeleteFunc(found, func(name string) bool {
+		return len(validation.IsDNS1123Label(name)) > 0 // lost+found, where a disk is mounted
+	}), nil
 }
 
 // entries returns the sorted names in a directory that do not begin with a dot; none if it is not
@@ -137,9 +161,8 @@ func (s *Store) Use(ctx context.Context, u User, claims []Claim) (map[string]str
 		return nil, s.Forget(u.ID)
 	}
 	for _, c := range claims {
-		if len(validation.IsDNS1123Label(u.Namespace))+len(validation.IsDNS1123Subdomain(c.Name)) > 0 {
-			return nil, fmt.Errorf("found the volume %q of namespace %q; allowed: names of objects", c.Name,
-				u.Namespace)
+		if err := CheckID(ID{Namespace: u.Namespace, Name: c.Name}); err != nil {
+			return nil, err
 		}
 	}
 	unlock, err := s.lock(ctx)

@@ -188,27 +188,90 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestRemoveKeepsMounts: nothing is removed through a mount.
+// TestRemoveKeepsMounts: nothing is removed through a mount, neither from a volume nor from the
+// trash, also if the path of the state directory has a link.
 func TestRemoveKeepsMounts(t *testing.T) {
 	needs.Root(t)
+	link := filepath.Join(t.TempDir(), "link")
 	s := newStore(t, "a")
+	if err := os.Symlink(s.stateDir, link); err != nil {
+		t.Fatal(err)
+	}
+	s = Open(link)
 	id := ID{Namespace: "default", Name: "data"}
 	below := filepath.Join(use(t, s, "a", Claim{Name: "data"})["data"], "below")
-	if err := os.Mkdir(below, 0o700); err != nil {
+	discarded := filepath.Join(s.dir(), "default", trashName, "one", "below")
+	for _, dir := range []string{below, discarded} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("test", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+		if err := os.WriteFile(filepath.Join(dir, "kept"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for dir, err := range map[string]error{
+		below: s.Remove(t.Context(), id, free), discarded: s.EmptyTrash(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "found a mount at ") {
+			t.Errorf("found %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "kept")); err != nil {
+			t.Error(err)
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Remove(t.Context(), id, free); err != nil || listed(t, s) != "" {
+		t.Errorf("found %v, %q", err, listed(t, s))
+	}
+}
+
+// TestRemoveTakesNoPath: what is no name of a volume is refused, rather than taken for a path to all
+// volumes, or to one that is in use.
+func TestRemoveTakesNoPath(t *testing.T) {
+	s := newStore(t, "a")
+	path := use(t, s, "a", Claim{Name: "data"})["data"]
+	if err := os.Mkdir(filepath.Join(path, "below"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("test", below, "tmpfs", 0, ""); err != nil {
-		t.Fatal(err)
+	for _, id := range []ID{
+		{Namespace: "default"},
+		{Name: "default"},
+		{Namespace: "default", Name: "."},
+		{Namespace: "default", Name: ".."},
+		{Namespace: "default", Name: "data/"},
+		{Namespace: "default", Name: "data/below"},
+		{Namespace: "../bundles", Name: "a"},
+		{Namespace: "default", Name: trashName},
+	} {
+		err := s.Remove(t.Context(), id, free)
+		if err == nil || errors.Is(err, ErrNotExist) {
+			t.Errorf("%+v: found %v; want a refusal", id, err)
+		}
 	}
-	err := s.Remove(t.Context(), id, free)
-	if uerr := unix.Unmount(below, unix.MNT_DETACH); uerr != nil {
-		t.Fatal(uerr)
+	for _, dir := range []string{filepath.Join(path, "below"), filepath.Join(s.stateDir, "bundles/a")} {
+		if _, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		}
 	}
-	if err == nil || !strings.Contains(err.Error(), "found a mount at "+below) {
-		t.Errorf("found %v", err)
+}
+
+// TestDisksOfTheirOwn: where a disk is mounted for volumes, its lost+found is none.
+func TestDisksOfTheirOwn(t *testing.T) {
+	s := newStore(t, "a")
+	use(t, s, "a", Claim{Name: "data"})
+	for _, dir := range []string{"lost+found/trash", "default/lost+found"} {
+		if err := os.MkdirAll(filepath.Join(s.dir(), dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := s.Remove(t.Context(), id, free); err != nil {
-		t.Error(err)
+	if got := listed(t, s); got != "default/data" {
+		t.Errorf("found %q", got)
 	}
 }
 
