@@ -49,19 +49,20 @@ func (d Dir) MountSubPaths(
 		if s.Expand {
 			at += "Expr"
 			if in, err = files.ExpandSubPath(s.Path, variables.Map()); err != nil {
-				return fmt.Errorf("%s: %w", at, err)
+				return fmt.Errorf("%s: found %q: %w", at, s.Path, err)
 			}
 		}
-		target := filepath.Join(d.subPathsDir(), strconv.Itoa(int(s.Mount)))
-		if err := d.mountSubPath(s.Source, in, target); err != nil {
+		if err := d.mountSubPath(&s, in); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
 	}
 	return nil
 }
 
-// mountSubPath mounts a path in the volume at source.
-func (d Dir) mountSubPath(source, in, target string) error {
+// mountSubPath mounts the path in, which s has once its variables are replaced. Errors have the
+// path as s has it, since the values may be those of Secrets.
+func (d Dir) mountSubPath(s *v1alpha1.BundleSubPath, in string) error {
+	source, target := s.Source, filepath.Join(d.subPathsDir(), strconv.Itoa(int(s.Mount)))
 	ofFiles := strings.HasPrefix(source, files.Directory(""))
 	if !filepath.IsAbs(source) {
 		source = d.File(source)
@@ -76,12 +77,12 @@ func (d Dir) mountSubPath(source, in, target string) error {
 		fd, err = makeBeneath(volume, in)
 	}
 	if err != nil {
-		return subPathError(in, ofFiles, err)
+		return subPathError(s.Path, ofFiles, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return &fs.PathError{Op: "stat", Path: in, Err: err}
+		return &fs.PathError{Op: "stat", Path: s.Path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		err = os.Mkdir(target, 0o700)

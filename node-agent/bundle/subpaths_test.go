@@ -150,6 +150,19 @@ func TestSubPathsAreMade(t *testing.T) {
 			t.Errorf("%q: found %v; want %q", value, err, message)
 		}
 	}
+	// The value may be that of a Secret.
+	s.sh("ln -s / $E/secret; ln -s nothing $E/secret2; touch $E/secret3")
+	for _, value := range []string{
+		"secret/x", "secret2", "secret3/x", "secret/../x", "/secret", strings.Repeat("secret", 100),
+	} {
+		err := s.d.MountSubPaths([]v1alpha1.BundleSubPath{
+			{Source: "volumes/e", Path: "$(N)", Expand: true},
+		}, environment.Variables{{Name: "N", Value: value}})
+		if err == nil || !strings.Contains(err.Error(), "$(N)") ||
+			strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: found %v; want an error with the name of the variable alone", value, err)
+		}
+	}
 	err = s.d.MountSubPaths([]v1alpha1.BundleSubPath{
 		{Source: "volumes/e", Path: "$(M)", Expand: true},
 	}, nil)

@@ -179,7 +179,8 @@ func TestFaults(t *testing.T) {
 			"path of a variable that leads out", image + "env: [{name: A, value: ..}]\n" +
 				"volumes: [{name: v, emptyDir: {}}]\n" +
 				"volumeMounts: [{name: v, mountPath: /v, subPathExpr: x/$(A)}]",
-			"spec.volumeMounts[0].subPathExpr", `found "x/..": must not contain ".."`,
+			"spec.volumeMounts[0].subPathExpr",
+			`"x/$(A)": with the values of its variables, the path must not contain ".."`,
 		},
 		{
 			"two paths in a volume", image + "volumes: [{name: v, emptyDir: {}}]\n" +

@@ -32,14 +32,15 @@ func CheckSubPath(p string) error {
 // maxSubPath is the greatest length of a path in bytes (PATH_MAX).
 const maxSubPath = 4096
 
-// ExpandSubPath returns the path that a subPathExpr gives with these variables.
+// ExpandSubPath returns the path that a subPathExpr gives with these variables. Its errors have no
+// values, which may be those of Secrets.
 func ExpandSubPath(expr string, variables map[string]string) (string, error) {
 	p, err := environment.ExpandKnown(expr, variables)
 	if err != nil {
 		return "", err
 	}
 	if err := CheckSubPath(p); err != nil {
-		return "", fmt.Errorf("found %q: %w", p, err)
+		return "", fmt.Errorf("with the values of its variables, the path %w", err)
 	}
 	return path.Clean(p), nil
 }
