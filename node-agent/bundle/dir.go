@@ -3,6 +3,7 @@
 package bundle
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -212,18 +213,16 @@ func unmount(path string) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", path, err)
-		}
-		if !mounted {
+		if err == nil && !mounted {
 			return nil
 		}
-		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EBUSY) {
-			err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		// A filesystem whose server has ended cannot be looked at, but it can be unmounted.
+		uerr := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(uerr, unix.EBUSY) {
+			uerr = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", path, err)
+		if uerr != nil {
+			return fmt.Errorf("unmount %s: %w", path, cmp.Or(err, uerr))
 		}
 	}
 }

@@ -3,6 +3,8 @@
 package bundle
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -246,5 +248,34 @@ func TestSubPathWithMountsOfTheNode(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(s.node, "a/b/f")); err != nil {
 		t.Errorf("the node has lost a mount: %v", err)
+	}
+}
+
+// TestSubPathOfAnEndedServer: a path in a filesystem whose server has ended is unmounted, and the
+// bundle removed.
+func TestSubPathOfAnEndedServer(t *testing.T) {
+	s := newSubPaths(t)
+	server, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no FUSE here: %v", err)
+	}
+	s.sh("mkdir $N/a")
+	if err := s.mount("node", "a"); err != nil {
+		t.Fatal(err)
+	}
+	at := s.d.File("subpaths/3")
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server)
+	if err := unix.Mount("test", at, "fuse", 0, options); err != nil {
+		t.Skipf("no FUSE here: %v", err)
+	}
+	if err := unix.Close(server); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(at); !errors.Is(err, unix.ENOTCONN) {
+		t.Errorf("found %v; want a server that has ended", err)
+	}
+	if err := s.d.UnmountSubPaths(); err != nil {
+		t.Error(err)
+		_ = unix.Unmount(at, unix.MNT_DETACH)
 	}
 }
