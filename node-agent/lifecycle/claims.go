@@ -87,8 +87,12 @@ func (s claimsStage) Ensure(ctx context.Context, c *Container) error {
 	owner := c.Bundle.Owner()
 	user := volume.User{ID: c.ID, Namespace: owner.Namespace, Container: owner.Name}
 	paths, err := s.volumes.Use(ctx, user, wanted)
-	if inUse := (*volume.InUseError)(nil); errors.As(err, &inUse) {
+	var inUse *volume.InUseError
+	if errors.As(err, &inUse) {
 		s.waiters.add(c.Key)
+		paths, err = s.volumes.Use(ctx, user, wanted) // released before it was known who waits?
+	}
+	if errors.As(err, &inUse) {
 		return s.waitForVolume(c, inUse)
 	}
 	if err != nil {

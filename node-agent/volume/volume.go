@@ -155,7 +155,8 @@ func (e *InUseError) Error() string {
 
 // Use writes down that a container uses the volumes of claims of its namespace, and those alone,
 // creates those that are not there yet, and returns the directory of each claim. It may be called
-// again. The user of no claims is forgotten.
+// again. The user of no claims is forgotten, and so is one for which it returns an *InUseError: two
+// that swap their exclusive volumes would else wait for each other.
 func (s *Store) Use(ctx context.Context, u User, claims []Claim) (map[string]string, error) {
 	if len(claims) == 0 {
 		return nil, s.Forget(u.ID)
@@ -170,7 +171,11 @@ func (s *Store) Use(ctx context.Context, u User, claims []Claim) (map[string]str
 		return nil, err
 	}
 	defer unlock()
-	if err := s.exclude(u, claims); err != nil {
+	err = s.exclude(u, claims)
+	if inUse := (*InUseError)(nil); errors.As(err, &inUse) {
+		return nil, errors.Join(err, s.Forget(u.ID))
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := s.note(u, claims); err != nil {

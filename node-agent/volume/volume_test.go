@@ -147,6 +147,28 @@ func TestExclusive(t *testing.T) {
 	use(t, s, "b", claim)
 }
 
+// TestSwap: two users that swap their exclusive volumes do not wait for each other for ever, nor do
+// two that share a volume which becomes exclusive.
+func TestSwap(t *testing.T) {
+	s := newStore(t, "a", "b")
+	swaps := func(first, second Claim) {
+		t.Helper()
+		var inUse *InUseError
+		if _, err := s.Use(t.Context(), user("a"), []Claim{first}); !errors.As(err, &inUse) {
+			t.Fatalf("found %v; want that b has it", err)
+		}
+		use(t, s, "b", second)
+	}
+	x, y := Claim{Name: "x", Exclusive: true}, Claim{Name: "y", Exclusive: true}
+	use(t, s, "a", x)
+	use(t, s, "b", y)
+	swaps(y, x)
+	use(t, s, "a", y)
+	use(t, s, "a", Claim{Name: "z"})
+	use(t, s, "b", Claim{Name: "z"})
+	swaps(Claim{Name: "z", Exclusive: true}, Claim{Name: "z", Exclusive: true})
+}
+
 // TestRemove: a volume goes with its data unless the check fails, or users are not known.
 func TestRemove(t *testing.T) {
 	s := newStore(t, "a")
