@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -91,15 +92,16 @@ func parse(auths map[string]json.RawMessage, store string, helpers map[string]st
 		host, _ := splitKey(key)
 		c.helpers[host] = helper
 	}
-	for key, text := range auths {
+	// Of several faults the same one is reported each time.
+	for _, key := range slices.Sorted(maps.Keys(auths)) {
 		e := entry{key: key}
 		e.credential.Source = fmt.Sprintf("%s[%q] of %s", field, key, source)
 		if e.host, e.path = splitKey(key); e.host == "" {
 			return nil, fmt.Errorf("%s[%q]: found no registry; allowed: REGISTRY or REGISTRY/PATH: %s",
 				field, key, source)
 		}
-		if err := json.Unmarshal(text, &e.credential.AuthConfig); err != nil {
-			return nil, fmt.Errorf("%s: %w", e.credential.Source, withoutText(text, err))
+		if err := json.Unmarshal(auths[key], &e.credential.AuthConfig); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.credential.Source, withoutText(auths[key], err))
 		}
 		c.entries = append(c.entries, e)
 	}

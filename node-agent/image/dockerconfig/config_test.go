@@ -102,7 +102,9 @@ func TestBadText(t *testing.T) {
 		`{"auths":{"x":{"auth":"U0VDUkVU"}}}`: `auths["x"] of FILE: auth: found`,
 		`{"auths":{"x":{"password":99999999999999999999}}}`:               `auths["x"] of FILE: password: found another type; allowed: string`,
 		`{"auths":{"x":{"username":"u","password":"SECRET","auth":[1]}}}`: `auths["x"] of FILE: auth: found another type`,
-		`{"credHelpers":{"x":["SECRET"]}}`:                                "FILE: credHelpers: found another type",
+		// the first one of three
+		`{"auths":{"z":1,"y":"SECRET","x":[],"w":{}}}`: `auths["x"] of FILE: the document: found`,
+		`{"credHelpers":{"x":["SECRET"]}}`:             "FILE: credHelpers: found another type",
 	} {
 		_, err := Parse([]byte(text), "FILE")
 		if err == nil || !strings.Contains(err.Error(), words) {
