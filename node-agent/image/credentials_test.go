@@ -168,6 +168,17 @@ func TestOwnCredentials(t *testing.T) {
 	}
 	must("Never", get(Never, wrong, right))
 
+	// A fault of the node's file matters only to those who need it.
+	write(t, node, []byte(`{"credHelpers": {"`+reg.Host+`": "x"}}`))
+	must("a program on the node", get(Always, right))
+	err := get(Always, wrong)
+	refused("a program on the node, and wrong credentials", err)
+	if text := fmt.Sprint(err); !strings.Contains(text, "of Secret default/s, or") ||
+		!strings.Contains(text, "(the node's credentials: ") ||
+		!strings.Contains(text, "docker-credential-x") {
+		t.Errorf("%v; want both faults", err)
+	}
+
 	// The registry shows it to the node, and so to everybody, also when it runs no more.
 	write(t, node, registrytest.Config(registrytest.Password, reg.Host))
 	must("the node's credentials", get(IfNotPresent, wrong))

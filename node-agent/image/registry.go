@@ -65,11 +65,13 @@ func (s *Store) openRegistry(ctx context.Context, r reference, e *endpoint, iden
 		return nil, err
 	}
 	mine, advice := len(found), ""
+	var errKeys error // of the keyring
 	if s.keys != nil {
 		nodes, err := s.keys.Lookup(e.repository(r))
-		if err != nil {
+		if err != nil && mine == 0 {
 			return nil, fmt.Errorf("image %s: credentials: %w", r.raw, err)
 		}
+		errKeys = err
 		found, advice = append(found, nodes...), s.keys.Advice(e.name())
 	}
 	if len(found) == 0 {
@@ -83,7 +85,7 @@ func (s *Store) openRegistry(ctx context.Context, r reference, e *endpoint, iden
 	var failed refusals
 	for i := range found {
 		reg, err := s.connect(ctx, r, e, identifier, &found[i])
-		if err == nil && len(found) > 1 {
+		if err == nil && (len(found) > 1 || errKeys != nil) {
 			// A HEAD request is not counted by registries that limit pulls.
 			if err = reg.probe(ctx); err != nil {
 				_ = reg.Close()
@@ -96,6 +98,9 @@ func (s *Store) openRegistry(ctx context.Context, r reference, e *endpoint, iden
 		if !failed.add(err) {
 			return nil, err
 		}
+	}
+	if errKeys != nil {
+		return nil, fmt.Errorf("%w (the node's credentials: %w)", failed.error(), errKeys)
 	}
 	return nil, failed.error()
 }

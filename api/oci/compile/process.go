@@ -80,8 +80,7 @@ func root(d *draft) {
 // maxPullSecrets is the number that the CRD allows, too.
 const maxPullSecrets = 64
 
-// pullSecrets returns the names of the Secrets with credentials for the image. The CRD of a cluster
-// allows none.
+// pullSecrets returns the names of the Secrets with credentials for the image.
 func pullSecrets(d *draft) []string {
 	at := d.path.Child("imagePullSecrets")
 	if n := len(d.in.ImagePullSecrets); n > maxPullSecrets {
