@@ -71,7 +71,7 @@ func New(o Options) (*Kubernetes, error) {
 	}
 	c, errClient := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, scheme)
 	watched, errWatched := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, receivedScheme())
-	objects, errObjects := newObjects(o.Config)
+	objects, errObjects := newObjects(o.Config, o.Log)
 	if err := errors.Join(errClient, errWatched, errObjects); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}

@@ -5,12 +5,14 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,6 +32,7 @@ import (
 // nothing else of their namespaces. Nothing of a Secret is ever written down.
 type objects struct {
 	client rest.Interface
+	log    *slog.Logger
 
 	mu      sync.Mutex
 	wg      sync.WaitGroup // of the goroutines that watch
@@ -63,13 +66,13 @@ func coreScheme() *runtime.Scheme {
 	return s
 }
 
-func newObjects(config *rest.Config) (*objects, error) {
+func newObjects(config *rest.Config, log *slog.Logger) (*objects, error) {
 	c, err := apiserver.NewClient(config, corev1.SchemeGroupVersion, coreScheme())
 	if err != nil {
 		return nil, err
 	}
 	return &objects{
-		client: c, watched: map[objectKey]*object{}, named: map[source.Key][]objectKey{},
+		client: c, log: log, watched: map[objectKey]*object{}, named: map[source.Key][]objectKey{},
 	}, nil
 }
 
@@ -234,12 +237,19 @@ func (s *objectStore) set(data, binary map[string]string) {
 	s.tell(news)
 }
 
-// fail notes why the API server has not answered. What is known stays.
+// fail notes why the API server has not answered. What is known stays: no message of a container
+// says that it may have changed since.
 func (s *objectStore) fail(err error) {
 	s.mu.Lock()
-	news := !s.into.known && (s.into.err == nil || s.into.err.Error() != err.Error())
-	s.into.err = err
+	was := s.into
+	news := !was.known && (was.err == nil || was.err.Error() != err.Error())
+	revoked := was.known && apierrors.IsForbidden(err) && !apierrors.IsForbidden(was.err)
+	was.err = err
 	s.tell(news)
+	if revoked {
+		s.log.Warn("the agent may no longer read an object; containers keep what is known of it",
+			"object", s.key.String(), "error", err)
+	}
 }
 
 // tell unlocks s.mu and, if there is news, reports the OCIBundles that refer to the object.
@@ -264,6 +274,9 @@ func (k *Kubernetes) Unread(namespace string, refs []environment.Object) error {
 		have := o.watched[key]
 		switch {
 		case have != nil && have.known:
+		case have != nil && apierrors.IsForbidden(have.err):
+			return fmt.Errorf("%s is not read yet: berth-controller has not allowed that yet: %w", key,
+				have.err)
 		case have != nil && have.err != nil:
 			return fmt.Errorf("%s is not read yet: %w", key, have.err)
 		default:

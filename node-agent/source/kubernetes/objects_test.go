@@ -4,6 +4,9 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"strings"
@@ -12,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/oci/environment"
@@ -197,6 +201,40 @@ func TestObjects(t *testing.T) {
 	}
 	if err := k.Unread("default", []environment.Object{keys}); err == nil {
 		t.Error("knows an object that it does not watch")
+	}
+}
+
+// TestRevokedObject: an object that was read stays known when the agent may no longer read it, and
+// the log says so once.
+func TestRevokedObject(t *testing.T) {
+	var log strings.Builder
+	key := objectKey{environment.KindSecret, "default", "keys"}
+	o := &objects{
+		log:     slog.New(slog.NewTextHandler(&log, nil)),
+		watched: map[objectKey]*object{key: {}},
+	}
+	k, refs := &Kubernetes{objects: o}, []environment.Object{{Kind: key.kind, Name: key.name}}
+	s := &objectStore{objects: o, key: key, into: o.watched[key]}
+	forbidden := fmt.Errorf("failed to list: %w",
+		apierrors.NewForbidden(corev1.Resource("secrets"), key.name, nil))
+
+	s.fail(forbidden)
+	if err := k.Unread(key.namespace, refs); err == nil || !strings.Contains(err.Error(),
+		"Secret default/keys is not read yet: berth-controller has not allowed that yet: ") {
+		t.Errorf("found %v", err)
+	}
+	for want := range 3 {
+		if n := strings.Count(log.String(), "Secret default/keys"); n != want {
+			t.Errorf("found %d messages; want %d: %s", n, want, log.String())
+		}
+		s.set(map[string]string{"k": "v"}, nil)
+		s.fail(errors.New("connection refused"))
+		s.fail(forbidden)
+		s.fail(forbidden)
+		data, _ := k.Data(key.namespace, refs[0])
+		if err := k.Unread(key.namespace, refs); err != nil || data["k"] != "v" {
+			t.Errorf("found %v, %v; want what was read", data, err)
+		}
 	}
 }
 
