@@ -175,8 +175,9 @@ func (f *Folder) held() map[objectKey]*object {
 }
 
 // storeObjects writes the accepted objects that differ from what is written. What cannot be
-// written is tried again at the next look.
+// written is tried again at the next look; a claim is reported, so that its volume is not pruned.
 func (f *Folder) storeObjects() {
+	f.unstored = map[objectKey]error{}
 	for key, o := range f.objects {
 		if objectsDir(f.o.StateDir, key.kind) == "" {
 			continue
@@ -190,6 +191,9 @@ func (f *Folder) storeObjects() {
 		}
 		if err := writeObject(f.objectFile(key), c); err != nil {
 			f.o.Log.Error("cannot write an accepted object", "object", key.String(), "error", err)
+			if key.kind == manifest.KindClaim {
+				f.unstored[key] = err
+			}
 			continue
 		}
 		f.stored[key] = c

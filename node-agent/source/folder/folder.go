@@ -73,6 +73,8 @@ type Folder struct {
 	objects map[objectKey]*object
 	// stored are the objects that the state directory has.
 	stored map[objectKey]acceptedObject
+	// unstored has the errors of writing PersistentVolumeClaims there.
+	unstored map[objectKey]error
 	// complete reports whether no manifest was refused at the last look.
 	complete bool
 	dirErr   string // why the folder could not be read

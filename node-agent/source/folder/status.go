@@ -204,6 +204,17 @@ func (f *Folder) writeFaults() bool {
 				"; its container is left alone: remove the file to have it replaced",
 		}})
 	}
+	unstored := slices.SortedFunc(maps.Keys(f.unstored), func(a, b objectKey) int {
+		return strings.Compare(a.String(), b.String())
+	})
+	for _, key := range unstored {
+		faults = append(faults, Fault{
+			File: filepath.Join(f.o.Dir, f.objects[key].file),
+			Fault: manifest.Fault{
+				Message: fmt.Sprintf("cannot write down the accepted %s: %v", key, f.unstored[key]),
+			},
+		})
+	}
 	faults = append(faults, f.missingFaults()...)
 	data, err := json.Marshal(faults)
 	if err != nil || string(data) == f.written {

@@ -3,9 +3,11 @@
 package folder
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -61,6 +63,24 @@ func TestPersistentVolumeClaims(t *testing.T) {
 	f.gone = nil
 	f.scan()
 	look("removed", none, "[]")
+	// A command that does not know a claim must know that it does not.
+	claims := objectsDir(state, "PersistentVolumeClaim")
+	if err := errors.Join(os.Remove(claims), os.WriteFile(claims, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	write("c.yaml", pvc("data", "ReadWriteOnce"))
+	f.scan()
+	if faults, err := ReadFaults(state); err != nil || len(faults) != 1 ||
+		!strings.Contains(faults[0].Message, "cannot write down the accepted PersistentVolumeClaim") {
+		t.Errorf("found %v, %v; want that the claim is not written", faults, err)
+	}
+	if err := errors.Join(os.Remove(claims), os.Mkdir(claims, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	look("written at the next look", none, "[ReadWriteOnce]")
+	if faults, err := ReadFaults(state); err != nil || len(faults) != 0 {
+		t.Errorf("found %v, %v; want no faults", faults, err)
+	}
 	path := filepath.Join(objectsDir(state, "PersistentVolumeClaim"), "default_data.json")
 	if err := os.WriteFile(path, []byte(`{"version":2}`), 0o600); err != nil {
 		t.Fatal(err)
