@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -173,11 +174,20 @@ func Unneeded(stateDir string) ([]Volume, error) {
 	}), err
 }
 
-// manifestsKnown returns an error unless an agent runs and takes all manifests.
+// manifestsKnown returns an error unless an agent runs, writes what it knows, and takes all
+// manifests.
 func manifestsKnown(stateDir string) error {
 	if !claim.AgentRuns(stateDir) {
 		return fmt.Errorf("found no running agent with --state-dir %s; allowed: one that runs, since it"+
 			" is the agent that knows the manifests", stateDir)
+	}
+	since, err := folder.Refreshed(stateDir)
+	if err != nil {
+		return err
+	}
+	if time.Since(since) > staleAfter {
+		return errors.New("found an agent that has not written for " + staleAfter.String() +
+			" what it knows of the manifests; allowed: one that writes it (see its log)")
 	}
 	faults, err := folder.ReadFaults(stateDir)
 	if err != nil {
