@@ -74,14 +74,14 @@ func (rec *refRecord) opens(own []dockerconfig.Credential) bool {
 // accessAfter returns refRecord.Access of a manifest that a registry has just shown.
 func (rec *refRecord) accessAfter(reg *registry, same bool) []string {
 	switch {
-	case !reg.own:
+	case reg.own == nil:
 		return nil // the node's credentials open it
 	case !same:
-		return []string{credentialDigest(rand.Text(), *reg.credential)}
-	case rec.opens([]dockerconfig.Credential{*reg.credential}):
+		return []string{credentialDigest(rand.Text(), *reg.own)}
+	case rec.opens([]dockerconfig.Credential{*reg.own}):
 		return rec.Access
 	}
-	all := append(slices.Clone(rec.Access), credentialDigest(rand.Text(), *reg.credential))
+	all := append(slices.Clone(rec.Access), credentialDigest(rand.Text(), *reg.own))
 	return all[max(0, len(all)-maxAccess):]
 }
 

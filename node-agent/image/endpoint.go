@@ -127,9 +127,10 @@ func (s *Store) pullFromEndpoint(ctx context.Context, r reference, e *endpoint, 
 	own []*dockerconfig.Config,
 ) (*Image, error) {
 	identifier := r.remote.Identifier()
+	var resolved *dockerconfig.Credential
 	if !e.Resolve && !r.isPinned() {
 		var err error
-		if identifier, err = s.resolveTag(ctx, r, all, own); err != nil {
+		if identifier, resolved, err = s.resolveTag(ctx, r, all, own); err != nil {
 			return nil, err
 		}
 	}
@@ -137,14 +138,18 @@ func (s *Store) pullFromEndpoint(ctx context.Context, r reference, e *endpoint, 
 	if err != nil {
 		return nil, err
 	}
+	if resolved != nil {
+		reg.own = resolved // the endpoint may show a digest to everybody
+	}
 	defer func() { _ = reg.Close() }()
 	return s.read(ctx, r, reg)
 }
 
-// resolveTag returns the digest of a tag, as the first endpoint says that knows tags.
+// resolveTag returns the digest of a tag, as the first endpoint says that knows tags, and
+// registry.own of that endpoint.
 func (s *Store) resolveTag(ctx context.Context, r reference, all []endpoint,
 	own []*dockerconfig.Config,
-) (string, error) {
+) (string, *dockerconfig.Credential, error) {
 	err := fmt.Errorf("image %s: found no host with the capability resolve; allowed: one or more",
 		r.raw)
 	for i := range all {
@@ -159,8 +164,8 @@ func (s *Store) resolveTag(ctx context.Context, r reference, all []endpoint,
 		top, err = reg.top(ctx)
 		_ = reg.Close()
 		if err == nil {
-			return top.digest.String(), nil
+			return top.digest.String(), reg.own, nil
 		}
 	}
-	return "", err
+	return "", nil, err
 }

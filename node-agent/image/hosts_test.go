@@ -5,6 +5,7 @@ package image
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -149,6 +150,43 @@ ca = "` + mirror.CA + `"
 	b.fails("a mirror without tags, and no server", ref, text(`"pull"`), server.Host)
 	mirror.Stop()
 	b.fails("nobody", ref, both, "image "+ref, server.Host, "from the mirror https://"+mirror.Host)
+}
+
+// TestOwnCredentialsResolve: where a mirror shows a digest to everybody, an image belongs to those
+// with credentials for the host that gave the digest of its tag.
+func TestOwnCredentialsResolve(t *testing.T) {
+	leaktest.Check(t)
+	needs.Root(t)
+	mirror := registrytest.Start(t, registrytest.Options{})
+	server := registrytest.Start(t, registrytest.Options{Private: true})
+	img := smallImage(t, "x")
+	mirror.Push(t, "app:1", img)
+	server.Push(t, "app:1", img)
+	b := newHostsBench(t)
+	write(t, b.file, []byte(`server = "http://`+server.Host+`"
+[host."http://`+mirror.Host+`"]
+capabilities = ["pull"]
+`))
+	get := func(own ...*dockerconfig.Config) error {
+		_, err := b.EnsureWith(context.Background(), unreachable+"/app:1", IfNotPresent, own...)
+		return err
+	}
+	own, err := dockerconfig.Parse(registrytest.Config(registrytest.Password, server.Host), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := get(own); err != nil {
+		t.Fatal(err)
+	}
+	var access *AccessError
+	if err := get(); !errors.As(err, &access) {
+		t.Errorf("%v; want an AccessError", err)
+	}
+	mirror.Stop()
+	server.Stop()
+	if err := get(own); err != nil {
+		t.Errorf("the same credentials, without a registry: %v", err)
+	}
 }
 
 // TestMirrorDown: a mirror that cannot be reached does not matter.

@@ -40,9 +40,11 @@ type registry struct {
 	base       url.URL // of the repository, such as http://127.0.0.1:5000/v2/library/busybox
 	limits     Limits
 	credential *dockerconfig.Credential // nil for an anonymous pull
-	own        bool                     // the credential is the caller's, not the node's
-	advice     string                   // of the Keyring
-	close      func()
+	// own is the caller's credential without which the image would not be shown; nil if the node's, or
+	// none, is enough.
+	own    *dockerconfig.Credential
+	advice string // of the Keyring
+	close  func()
 }
 
 // Keyring has the credentials for registries.
@@ -92,7 +94,9 @@ func (s *Store) openRegistry(ctx context.Context, r reference, e *endpoint, iden
 			}
 		}
 		if err == nil {
-			reg.own = i < mine
+			if i < mine {
+				reg.own = reg.credential
+			}
 			return reg, nil
 		}
 		if !failed.add(err) {
