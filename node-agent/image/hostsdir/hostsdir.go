@@ -127,7 +127,10 @@ func describe(err error) error {
 	}
 	if errors.As(err, &bad) {
 		line, _ := bad.Position()
-		return fmt.Errorf("line %d: %s: %w", line, strings.Join(bad.Key(), "."), err)
+		if key := strings.Join(bad.Key(), "."); key != "" {
+			return fmt.Errorf("line %d: %s: %w", line, key, err)
+		}
+		return fmt.Errorf("line %d: %w", line, err)
 	}
 	return err
 }

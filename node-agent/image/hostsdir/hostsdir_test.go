@@ -71,7 +71,7 @@ func TestRefused(t *testing.T) {
 		"sever = \"x\"": "line 1: found the key sever;",
 		"\n[host.\"https://x\"]\ndial_timeout = \"1s\"":     "line 3: found the key host.https://x.dial_timeout;",
 		"server = [\"SECRET\"]":                             "line 1: server: ",
-		"[header]\nA = SECRET":                              "line 2: ",
+		"[header]\nA = SECRET":                              "line 2: toml: ",
 		"[host.\"https://x\".header]\nA = {B = \"SECRET\"}": `host."https://x": header.A: found another type`,
 		"host.\"https://x\".skip_verify = true":             `host."https://x": found no table`,
 		"capabilities = [\"fly\"]":                          `capabilities: found "fly"`,
