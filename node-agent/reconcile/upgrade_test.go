@@ -137,6 +137,7 @@ func TestUpgradeMakesNothingAgain(t *testing.T) {
 			// The agent of a folder of manifests compiles at every start.
 			b.set(func(b *v1alpha1.OCIBundle) {
 				recompile(b)
+				b.Spec.SubPaths = []v1alpha1.BundleSubPath{{Source: "volumes/v", Path: "p"}}
 				b.Annotations = map[string]string{source.AnnotationRun: "what the manifest says"}
 			})
 			b.stays(phase)
@@ -155,6 +156,7 @@ func TestUpgradeMakesNothingAgain(t *testing.T) {
 			// And then, what runs.
 			b.set(func(b *v1alpha1.OCIBundle) {
 				b.Annotations = map[string]string{source.AnnotationRun: "something else"}
+				b.Spec.SubPaths = nil
 				b.Spec.CompiledGeneration = 3
 				b.Generation++
 			})
