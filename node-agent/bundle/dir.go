@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // Root is the directory that holds the bundles of a node, one directory each.
@@ -164,7 +165,7 @@ func (d Dir) UnmountRootfs() error {
 		return err
 	}
 	for _, name := range []string{"upper", "work"} {
-		if err := os.RemoveAll(d.File(name)); err != nil {
+		if err := scoped.RemoveAll(d.File(name)); err != nil {
 			return fmt.Errorf("remove writable layer: %w", err)
 		}
 	}

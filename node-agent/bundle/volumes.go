@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // Volume returns the path of the emptyDir volume of that name.
@@ -148,7 +149,7 @@ func (d Dir) removeVolume(name string) error {
 	if err := unmount(d.Volume(name)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(d.Volume(name)); err != nil {
+	if err := scoped.RemoveAll(d.Volume(name)); err != nil {
 		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // ErrNotExist says that there is no volume of the name.
@@ -105,7 +106,7 @@ func (s *Store) EmptyTrash() error {
 			path := filepath.Join(trash, name)
 			err := unmounted(path) // since it was looked for last
 			if err == nil {
-				err = os.RemoveAll(path)
+				err = scoped.RemoveAll(path)
 			}
 			if err != nil {
 				errs = append(errs, fmt.Errorf("remove the data of a volume: %w", err))
