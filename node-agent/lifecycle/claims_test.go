@@ -14,6 +14,7 @@ import (
 
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/volume"
 )
@@ -56,6 +57,7 @@ func claimant(t *testing.T, stateDir, name, claim string) *Container {
 // TestClaims: a container gets the directory of its claim, waits for one that is not there or that
 // another one has, and is woken once that is removed. No data are removed.
 func TestClaims(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	var woken []string
 	s := claimsStage{
@@ -123,6 +125,7 @@ func TestClaims(t *testing.T) {
 // TestClusterHasNoClaims: an agent of a cluster refuses a claim, whoever compiled it, and leaves
 // other volumes alone.
 func TestClusterHasNoClaims(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	err := claimsStage{}.Ensure(t.Context(), claimant(t, dir, "a", "many"))
 	if err == nil || !strings.Contains(err.Error(), "spec.volumes: found a PersistentVolumeClaim") {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/volume"
 )
@@ -16,6 +17,7 @@ import (
 // TestUnneededNeedsWhatTheAgentKnows: no volume is unneeded without an agent, nor while the agent
 // refuses a manifest, cannot write what it knows, or has not read the manifests yet.
 func TestUnneededNeedsWhatTheAgentKnows(t *testing.T) {
+	leaktest.Check(t)
 	state := t.TempDir()
 	id := volume.ID{Namespace: "default", Name: "data"}
 	if err := os.MkdirAll(volume.Open(state).Path(id), 0o700); err != nil {

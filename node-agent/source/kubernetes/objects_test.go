@@ -207,6 +207,7 @@ func TestObjects(t *testing.T) {
 // TestRevokedObject: an object that was read stays known when the agent may no longer read it, and
 // the log says so once.
 func TestRevokedObject(t *testing.T) {
+	begin(t)
 	var log strings.Builder
 	key := objectKey{environment.KindSecret, "default", "keys"}
 	o := &objects{
