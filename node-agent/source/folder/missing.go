@@ -206,6 +206,9 @@ func (f *Folder) missing(a *absences, now time.Time) map[string]bool {
 	for _, e := range f.entries {
 		known[e.file] = nil
 	}
+	for _, o := range f.held() {
+		known[o.file] = nil
+	}
 	gone := map[string]bool{}
 	for name := range known {
 		if _, err := os.Lstat(filepath.Join(f.o.Dir, name)); err == nil {

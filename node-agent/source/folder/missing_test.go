@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/source"
@@ -314,6 +315,60 @@ func TestVanished(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestObjectsOfAMissingVolume: where the volume of the manifests is not mounted, also after a start
+// of the agent, Containers go on with their ConfigMaps. A ConfigMap that is removed goes.
+func TestObjectsOfAMissingVolume(t *testing.T) {
+	top, state := t.TempDir(), t.TempDir()
+	dir := filepath.Join(top, "m")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{
+		"c.yaml": configMap("c", "one"), "d.yaml": configMap("d", "one"),
+		"a.yaml": container("a", ", envFrom: [{configMapRef: {name: c}}]"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(w *watched, name string) bool {
+		_, ok := w.f.Data("default", environment.Object{Kind: environment.KindConfigMap, Name: name})
+		return ok
+	}
+	w := watch(t, dir, state)
+	w.until("all", func() bool { return wanted(w.f) == "a" && has(w, "c") && has(w, "d") })
+	w.stop()
+	w.dir = top
+	w.sh("mv m k; mkdir m")
+	for range 2 { // the second agent knows this directory
+		w = watch(t, dir, state)
+		w.dir = top
+		w.until("the report", func() bool { return strings.Contains(refused(t, w.f), "another directory") })
+		w.stays("that nothing goes", func() bool {
+			return wanted(w.f) == "a" && has(w, "c") && has(w, "d")
+		})
+		w.stop()
+	}
+	w = watch(t, dir, state)
+	w.dir = top
+	w.sh("rmdir m; mv k m")
+	w.until("that all is well again", func() bool {
+		now, err := directoryOf(dir)
+		return err == nil && readDirectory(state) == now && refused(t, w.f) == ""
+	})
+	w.sh("rm m/d.yaml")
+	w.until("the removal of one", func() bool { return !has(w, "d") })
+	if !has(w, "c") || wanted(w.f) != "a" {
+		t.Errorf("found c: %v, wanted %q", has(w, "c"), wanted(w.f))
+	}
+	w.stop()
+	if err := os.Remove(filepath.Join(dir, "c.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	w = watch(t, dir, state) // a removal while no agent runs
+	w.until("the removal of the other", func() bool { return w.f.Synced() && !has(w, "c") })
 }
 
 // TestUnreadableStatus: whose UID is not known is left alone.

@@ -161,12 +161,19 @@ func (f *Folder) claimObjects(names []string) {
 
 // acceptObjects takes the objects of the files over, and notes the Containers that refer to what
 // has changed. A file that is refused, or gone for a moment only, keeps those that were accepted
-// from it.
+// from it. So does one that is gone while a Container goes on whose manifest is gone, too: a
+// directory that is not mounted has neither.
 func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 	next := map[objectKey]*object{}
+	anyMissing := false
+	for _, e := range f.entries {
+		anyMissing = anyMissing || e.bundle != nil && Missing(e.container) != ""
+	}
 	for key, o := range f.held() {
-		fl := f.files[o.file]
-		if fl != nil && (len(fl.refusal()) > 0 || !contains(names, o.file)) {
+		fl, there := f.files[o.file], contains(names, o.file)
+		f.pending = f.pending || !there && !f.settled(o.file)
+		if fl != nil && (len(fl.refusal()) > 0 || !there) ||
+			!there && (anyMissing || !f.settled(o.file)) {
 			next[key] = o
 		}
 	}

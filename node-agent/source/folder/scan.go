@@ -46,8 +46,8 @@ func (f *Folder) scan() []source.Key {
 	changed := map[source.Key]bool{}
 	f.renewRemoved(names, changed)
 	f.takeOver(names, claims, changed)
-	f.acceptObjects(names, changed)
 	f.dropUnclaimed(names, claims, dir, changed)
+	f.acceptObjects(names, changed)
 	f.forgetUnsure()
 	f.synced = true
 	f.refresh()
