@@ -388,6 +388,9 @@ func (b *bench) look() {
 func (b *bench) waiting() bool {
 	b.syncer.mu.Lock()
 	defer b.syncer.mu.Unlock()
+	if b.syncer.ctx == nil { // it still reads its records
+		return false
+	}
 	for _, w := range b.syncer.workers {
 		if w.active {
 			return false
