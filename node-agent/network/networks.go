@@ -29,6 +29,8 @@ type Networks struct {
 
 	ports portTable
 	slots chan struct{} // a token for each container that is being connected or disconnected
+	// first and firstPorts are of any container and of one with ports, for which more is created.
+	first, firstPorts first
 }
 
 // parallel bounds the containers that are connected or disconnected concurrently. Plugins wait for

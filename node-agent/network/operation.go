@@ -157,11 +157,17 @@ func (op *operation) add(want Wanted) error {
 	if err := r.write(op.files); err != nil {
 		return err
 	}
+	done, donePorts := op.first.begin(), func(error) {}
+	if len(want.Ports) > 0 {
+		donePorts = op.firstPorts.begin()
+	}
 	// The result of the last plugin is written twice, so that the record says when all are done.
 	_, err = op.cni(func(result []byte) error {
 		r.Result = slices.Clone(result)
 		return r.write(op.files)
 	}).AddNetworkList(op.ctx, list, rt)
+	donePorts(err)
+	done(err)
 	if err == nil {
 		r.Done = true
 		if _, err = r.addresses(); err == nil {
