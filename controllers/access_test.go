@@ -330,7 +330,7 @@ func TestNoAccessInATerminatingNamespace(t *testing.T) {
 	}
 	eventually(t, func() error {
 		if refused() == 0 {
-			return errors.New("it has not tried")
+			return errors.New("the API server has refused no write of a Role or RoleBinding yet")
 		}
 		return nil
 	})

@@ -120,7 +120,7 @@ func (d *Document) setObject(meta *metav1.ObjectMeta, o Object) {
 	d.Object = &o
 }
 
-// texts returns binary data as strings; nil if there is none.
+// texts returns the binary data of an object as strings, or nil if the object has no binary data.
 func texts(data map[string][]byte) map[string]string {
 	var out map[string]string
 	for key, v := range data {

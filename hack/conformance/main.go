@@ -50,11 +50,11 @@ func lane(program string) string {
 	return ""
 }
 
-// racy are the programs whose outcome depends on who is faster: killsig sends a signal as soon as
-// the container runs, which may be before its shell has set the trap, pidfile kills a process that
-// ends by itself, hooks_stdin gives each hook a second, and poststart wants the program's output
-// before that of a hook that runs beside it. They run after the others, one by one, and get ten
-// attempts, but where it is known that they fail.
+// racy lists the programs whose outcome depends on timing. killsig sends a signal as soon as the
+// container runs, perhaps before its shell has set the trap. pidfile kills a process that ends by
+// itself. hooks_stdin gives each hook a second. poststart starts a hook beside the program, and
+// expects the program to write first. These programs run after the others, one by one, and get ten
+// attempts, except where docs/conformance.md says that they fail.
 var racy = []string{"hooks_stdin", "killsig", "pidfile", "poststart"}
 
 const attempts = 10

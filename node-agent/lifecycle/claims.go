@@ -22,7 +22,7 @@ import (
 type Claims interface {
 	// Unread returns why it is not known whether these objects are there; nil if it is.
 	Unread(namespace string, objects []environment.Object) error
-	// AccessModes returns those of a claim, or false if it is not there, or not yet.
+	// AccessModes returns the access modes of a claim, or false if there is no such claim yet.
 	AccessModes(namespace, claim string) (modes []corev1.PersistentVolumeAccessMode, ok bool)
 }
 

@@ -382,9 +382,9 @@ func (b *bench) look() {
 	})
 }
 
-// waiting reports whether the workers are at rest, and one of them until the clock is moved on.
-// Where nothing but a timer is looked for, it may be that of a report under way: a step of the clock
-// is lost on a worker that computes its wait just then.
+// waiting reports whether all workers are at rest and a timer is set, so that the next step of the
+// clock wakes a worker. A timer alone does not say so: a worker that sends a report has one, too, and
+// would compute its wait after the step.
 func (b *bench) waiting() bool {
 	b.syncer.mu.Lock()
 	defer b.syncer.mu.Unlock()

@@ -68,8 +68,8 @@ func Ask(stateDir string, verb Verb, c *v1alpha1.Container) (id string, err erro
 	return r.ID, nil
 }
 
-// Pending reports whether the agent with this state folder has not come to a request yet. Once it
-// has, Read returns the effect, or that of a later request.
+// Pending reports whether the agent with this state directory has yet to carry a request out. After
+// that, Read returns the state that this request, or a later one, has led to.
 func Pending(stateDir, id string) (bool, error) {
 	entries, err := os.ReadDir(requestsDir(stateDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
