@@ -255,7 +255,11 @@ func TestSubPathWithMountsOfTheNode(t *testing.T) {
 // bundle removed.
 func TestSubPathOfAnEndedServer(t *testing.T) {
 	s := newSubPaths(t)
-	server, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	device := filepath.Join(t.TempDir(), "fuse") // fuse(4): character device 10, 229
+	if err := unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229))); err != nil {
+		t.Fatal(err)
+	}
+	server, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		needs.Skip(t, fmt.Sprintf("FUSE: %v", err))
 	}

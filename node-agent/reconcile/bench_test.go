@@ -383,8 +383,8 @@ func (b *bench) look() {
 }
 
 // waiting reports whether all workers are at rest and a timer is set, so that the next step of the
-// clock wakes a worker. A timer alone does not say so: a worker that sends a report has one, too, and
-// would compute its wait after the step.
+// clock wakes a worker. A timer alone does not say so: a worker that sends a report has one, too,
+// and would compute its wait after the step.
 func (b *bench) waiting() bool {
 	b.syncer.mu.Lock()
 	defer b.syncer.mu.Unlock()

@@ -6,15 +6,14 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"math"
 	"runtime"
 	"slices"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/heaptest"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -49,20 +48,7 @@ func TestMemoryOfARunningContainer(t *testing.T) {
 		b.Name, b.UID = fmt.Sprintf("c%d", i), types.UID(fmt.Sprintf("%08d", i))
 		many.all[keyNamed(b.Name)] = b
 	}
-	used := func() uint64 {
-		// Some values go a collection or two later, in goroutines of the Go runtime that may have to
-		// wait for a processor, such as those of package unique.
-		least := uint64(math.MaxUint64)
-		for range 5 {
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			least = min(least, m.HeapAlloc)
-			time.Sleep(time.Millisecond)
-		}
-		return least
-	}
-	before, goroutines := used(), runtime.NumGoroutine()
+	before, goroutines := heaptest.Live(), runtime.NumGoroutine()
 	s, err := New(Config{
 		Source: many, Images: noImages{}, Supervisor: first.super, Bundles: first.bundles,
 		LogDir: first.dir,
@@ -92,7 +78,7 @@ func TestMemoryOfARunningContainer(t *testing.T) {
 		}
 		return true
 	})
-	each := (used() - before) / count
+	each := (heaptest.Live() - before) / count
 	t.Logf("%d bytes a container", each)
 	if each > limit {
 		t.Errorf("found %d bytes a container; allowed: %d", each, limit)

@@ -4,18 +4,17 @@ package folder
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/heaptest"
 )
 
 // TestGetReturnsTheWholeConfig: with a seccomp profile and without, byte for byte, before and after
@@ -62,23 +61,10 @@ func TestMemoryOfAContainer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	heap := func() uint64 {
-		// Some values go a collection or two later, in goroutines of the Go runtime that may have to
-		// wait for a processor, such as those of package unique.
-		least := uint64(math.MaxUint64)
-		for range 5 {
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			least = min(least, m.HeapAlloc)
-			time.Sleep(time.Millisecond)
-		}
-		return least
-	}
 	check := func(when string, begin func() *Folder) {
-		before := heap()
+		before := heaptest.Live()
 		f := begin()
-		each := (heap() - before) / count
+		each := (heaptest.Live() - before) / count
 		t.Logf("%s: %d bytes a container, with a config of %d", when, each,
 			len(f.Get(key("c0")).Spec.Config.Raw))
 		if each > limit {

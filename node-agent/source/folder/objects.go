@@ -63,8 +63,8 @@ func (f *Folder) Files(namespace string, o environment.Object) (map[string]strin
 	return all, true
 }
 
-// AccessModes returns the access modes of a PersistentVolumeClaim, or false if the manifests have no
-// such claim or have not been read yet.
+// AccessModes returns the access modes of a PersistentVolumeClaim, or false if the manifests have
+// no such claim or have not been read yet.
 func (f *Folder) AccessModes(namespace, claim string) ([]corev1.PersistentVolumeAccessMode, bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()

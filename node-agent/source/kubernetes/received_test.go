@@ -7,10 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math"
 	"runtime"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,6 +21,7 @@ import (
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/oci/seccompref"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/heaptest"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
@@ -136,26 +135,13 @@ func TestMemoryOfAContainer(t *testing.T) {
 		}
 		return h.(*held)
 	}
-	heap := func() uint64 {
-		// Some values go a collection or two later, in goroutines of the Go runtime that may have to
-		// wait for a processor, such as those of package unique.
-		least := uint64(math.MaxUint64)
-		for range 5 {
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			least = min(least, m.HeapAlloc)
-			time.Sleep(time.Millisecond)
-		}
-		return least
-	}
 	first := receive(texts[0]) // packages of JSON know the types from now on
-	before := heap()
+	before := heaptest.Live()
 	all := make([]*held, count)
 	for i, text := range texts {
 		all[i] = receive(text)
 	}
-	each := (heap() - before) / count
+	each := (heaptest.Live() - before) / count
 	t.Logf("%d bytes a container, with a config of %d", each, len(configs[0]))
 	if each > limit {
 		t.Errorf("found %d bytes a container; allowed: %d", each, limit)
