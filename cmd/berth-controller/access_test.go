@@ -41,11 +41,7 @@ const (
 func TestAgentsReadNamedObjectsAlone(t *testing.T) {
 	a := newApart(t)
 	a.tenants(t)
-	identities := map[string]*rest.Config{
-		"certificate":     a.certificate(t, "berth:node:"+stolen, "berth:nodes"),
-		"service account": a.token(t, v1alpha1.NodesNamespace, stolen, nil),
-		"daemon set":      a.daemonSet(t, stolen),
-	}
+	identities := a.identities(t)
 	for _, name := range slices.Sorted(maps.Keys(identities)) {
 		t.Run(name, func(t *testing.T) {
 			r := newReader(t, identities[name], a.admin)

@@ -50,17 +50,23 @@ type apart struct {
 	kubeconfig string
 }
 
+// identities returns the three identities that the agent of the node stolen has, by name.
+func (a *apart) identities(t *testing.T) map[string]*rest.Config {
+	t.Helper()
+	return map[string]*rest.Config{
+		"certificate":     a.certificate(t, "berth:node:"+stolen, "berth:nodes"),
+		"service account": a.token(t, v1alpha1.NodesNamespace, stolen, nil),
+		"daemon set":      a.daemonSet(t, stolen),
+	}
+}
+
 // TestNodesAreApart tries to read, list, watch and write objects of another node with each identity
 // of an agent. All attempts must fail, and the agent's own work must succeed.
 func TestNodesAreApart(t *testing.T) {
 	a := newApart(t)
 	ownNS, otherNS := v1alpha1.NodeNamespace(stolen), v1alpha1.NodeNamespace(reached)
 	own, other := v1alpha1.BundleName("default", "on-a"), v1alpha1.BundleName("default", "on-b")
-	identities := map[string]*rest.Config{
-		"certificate":     a.certificate(t, "berth:node:"+stolen, "berth:nodes"),
-		"service account": a.token(t, v1alpha1.NodesNamespace, stolen, nil),
-		"daemon set":      a.daemonSet(t, stolen),
-	}
+	identities := a.identities(t)
 	for _, name := range slices.Sorted(maps.Keys(identities)) {
 		t.Run(name, func(t *testing.T) {
 			all := attempts(t, identities[name], otherNS, other, ownNS, own)

@@ -11,12 +11,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/serverside"
 )
 
 // grant brings the Role and then the RoleBinding up to date: the API server accepts no RoleBinding
@@ -114,25 +114,17 @@ func sameRole(have, want client.Object) bool {
 	return !ok || have.(*rbacv1.RoleBinding).RoleRef == binding.RoleRef
 }
 
-// noVersion is a resource version that no object has. With it server-side apply creates an object,
-// and ends in a conflict where one exists.
-const noVersion = "1"
-
 // apply creates an object, if have is nil, or changes have and no later one of that name.
 func (r *Reconciler) apply(ctx context.Context, want, have client.Object) error {
-	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
-	if err != nil {
-		return fmt.Errorf("turn the %s into JSON: %w", kindOf(want), err)
-	}
-	u := &unstructured.Unstructured{Object: object}
-	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
+	var uid types.UID
 	if have != nil {
-		u.SetUID(have.GetUID())
-	} else {
-		u.SetResourceVersion(noVersion)
+		uid = have.GetUID()
 	}
-	err = r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
-		client.FieldOwner(fieldOwner), client.ForceOwnership)
+	u, err := serverside.Configuration(want, uid)
+	if err == nil {
+		err = r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
+			client.FieldOwner(fieldOwner), client.ForceOwnership)
+	}
 	if err != nil {
 		return fmt.Errorf("apply %s %s: %w", kindOf(want), client.ObjectKeyFromObject(want), err)
 	}

@@ -11,15 +11,16 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/serverside"
 )
 
 // dispatch creates the OCIBundle, corrects it, or removes it from a node that it no longer belongs
@@ -249,9 +250,13 @@ func (r *Reconciler) claim(ctx context.Context, s *scope, node string) error {
 func (r *Reconciler) apply(ctx context.Context, have,
 	want *v1alpha1.OCIBundle,
 ) (*v1alpha1.OCIBundle, error) {
-	u, err := applyConfiguration(want, have)
+	var uid types.UID
+	if have != nil {
+		uid = have.UID
+	}
+	u, err := serverside.Configuration(want, uid)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("apply the OCIBundle: %w", err)
 	}
 	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
 		client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
@@ -272,30 +277,6 @@ func (r *Reconciler) apply(ctx context.Context, have,
 	}
 	digestConfig(whole)
 	return whole, nil
-}
-
-// noVersion is a resource version that no object has: that of an etcd in which nothing was ever
-// written. With it server-side apply creates an object, and ends in a conflict where one exists.
-const noVersion = "1"
-
-// applyConfiguration returns want in the form of server-side apply: no status, and no field that is
-// only there because Go has no absent struct. have is the object that is to be changed, and no
-// other of that name; nil where it is to be created. Without either condition, apply would take
-// over an object that somebody else has created under the name since the cache was read.
-func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructured, error) {
-	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
-	if err != nil {
-		return nil, fmt.Errorf("turn the OCIBundle into JSON: %w", err)
-	}
-	u := &unstructured.Unstructured{Object: object}
-	unstructured.RemoveNestedField(u.Object, "status")
-	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
-	if have != nil {
-		u.SetUID(have.UID)
-	} else {
-		u.SetResourceVersion(noVersion)
-	}
-	return u, nil
 }
 
 // clearName deletes the OCIBundles of earlier Containers of this name, whatever this one's spec
