@@ -250,8 +250,8 @@ func TestAccessIsPutBack(t *testing.T) {
 	}
 }
 
-// TestAccessNobodyNeedsIsTakenBack: a Role and a RoleBinding of which no OCIBundle is left, such as
-// those of a controller that ended before it could delete them.
+// TestAccessNobodyNeedsIsTakenBack: a Role and a RoleBinding are deleted if no OCIBundle needs them.
+// A controller that ended before it could delete them has left such ones.
 func TestAccessNobodyNeedsIsTakenBack(t *testing.T) {
 	ns := namespace(t)
 	meta := metav1.ObjectMeta{
@@ -359,7 +359,7 @@ func TestControllerReadsNoSecret(t *testing.T) {
 	eventuallyHas(t, c, isReady)
 	eventuallyGranted(t, ns, "node-a", "configmaps/named", "secrets/named")
 
-	// The audit log has the reads of all users, so it would have those of the controller.
+	// The audit log has the reads of all users, also of the controller.
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(c), &corev1.Secret{
 		ObjectMeta: meta,
 	}); !apierrors.IsNotFound(err) {

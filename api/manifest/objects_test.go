@@ -67,8 +67,8 @@ func TestFaultsOfObjects(t *testing.T) {
 	}
 }
 
-// TestClaims: a claim is taken with the fields that a claim of a cluster needs, and what is not
-// honoured is refused at its place.
+// TestClaims: a claim may have the fields that the API server requires. Each field that Berth does
+// not honour is refused at its place in the file.
 func TestClaims(t *testing.T) {
 	const begin = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: a}\nspec:\n  accessModes: [ReadWriteOnce]\n"
 	for text, want := range map[string]string{

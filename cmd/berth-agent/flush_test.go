@@ -35,8 +35,8 @@ func (h *host) trace() string {
 	return string(data)
 }
 
-// untilFlushed returns the flushes once there were none for three seconds: what is not urgent is
-// flushed up to a second later.
+// untilFlushed waits until nothing has been flushed for three seconds, and returns all flushes. The
+// agent may flush a file that is not urgent a second late.
 func (h *host) untilFlushed() (found []string) {
 	h.t.Helper()
 	last := time.Now()

@@ -23,13 +23,13 @@ import (
 // subPathsDir has a mount for each path in a volume that a volumeMount names, under its number.
 func (d Dir) subPathsDir() string { return d.File("subpaths") }
 
-// MountSubPaths mounts paths in volumes where the document expects them, in place of those of an
-// earlier run. A directory that does not exist is created, but for one in a volume of files. On an
-// error nothing of it is left but such directories.
+// MountSubPaths mounts paths in volumes where the document expects them, and unmounts the paths of
+// an earlier run first. It creates a directory that does not exist, except in a volume of files. If
+// it fails, it leaves such directories and nothing else.
 //
-// A volume is hostile: containers write to it, also at this moment. No path in it is followed to
-// anywhere outside, and what is mounted is what was opened. The mounts follow those of the node and
-// pass none on, so that removing them removes nothing else.
+// A volume is hostile: containers write to it, also at this moment. A path is opened beneath the
+// volume, and the opened file is mounted, so no link leads outside. New mounts of the node appear
+// below these mounts, but none of these appears on the node: to unmount them removes nothing else.
 func (d Dir) MountSubPaths(
 	list []v1alpha1.BundleSubPath, variables environment.Variables,
 ) (err error) {
@@ -59,8 +59,8 @@ func (d Dir) MountSubPaths(
 	return nil
 }
 
-// mountSubPath mounts the path in, which s has once its variables are replaced. Errors have the
-// path as s has it, since the values may be those of Secrets.
+// mountSubPath mounts a path in a volume: in is the path of s with its variables replaced. Errors
+// show the path of s, since a variable may have the value of a Secret.
 func (d Dir) mountSubPath(s *v1alpha1.BundleSubPath, in string) error {
 	source, target := s.Source, filepath.Join(d.subPathsDir(), strconv.Itoa(int(s.Mount)))
 	ofFiles := strings.HasPrefix(source, files.Directory(""))
@@ -118,8 +118,8 @@ func beneath(dir int, in string, flags uint64) (int, error) {
 	return scoped.Open(dir, in, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
 }
 
-// makeBeneath creates the directories on a path in a volume that do not exist, with the mode of the
-// volume's own directory, as the kubelet does. It returns the last one, opened.
+// makeBeneath creates the missing directories on a path in a volume, with the mode of the volume's
+// own directory, as the kubelet does. It returns a descriptor of the last one.
 func makeBeneath(volume int, in string) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(volume, &st); err != nil {
@@ -134,8 +134,8 @@ func makeBeneath(volume int, in string) (int, error) {
 	return beneath(volume, in, unix.O_PATH|unix.O_DIRECTORY)
 }
 
-// makeOne creates the directory of a name in the directory at a path in the volume, unless there is
-// something of that name.
+// makeOne creates a directory with the given name in the directory at a path in the volume, unless
+// the name exists.
 func makeOne(volume int, in, name string, mode uint32) error {
 	parent, err := beneath(volume, path.Join(".", in), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
@@ -156,9 +156,9 @@ func makeOne(volume int, in, name string, mode uint32) error {
 	return unix.Fchmod(made, mode) // whatever the umask is
 }
 
-// mountOpened mounts an opened file or directory, with the mounts below it. In the moment in which
-// the mount appears it is apart from the node's already: the kernel would remove mounts of the node
-// with those that are shared with them.
+// mountOpened mounts an opened file or directory, with the mounts below it. They become slaves of
+// the node's mounts before they appear: with a shared mount the kernel would also unmount its peer
+// on the node.
 func mountOpened(fd int, target string) error {
 	tree, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|
 		unix.OPEN_TREE_CLOEXEC)

@@ -110,7 +110,7 @@ func allReferences(c *Container) []environment.Object {
 }
 
 // readable returns an error if the field at a path refers to objects and the agent can read none,
-// or a *Pending until they have been read: what is optional is not left out before.
+// or a *Pending until they have been read: an optional object is not left out before.
 func (s environmentStage) readable(c *Container, path string, objects []environment.Object) error {
 	if len(objects) == 0 {
 		return nil

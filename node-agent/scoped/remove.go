@@ -38,7 +38,7 @@ const maxDepth = 64
 // removal is a call of RemoveAll.
 type removal struct{ top int }
 
-// remove removes what has a name in a directory.
+// remove removes the file or the tree of a name in a directory.
 func (r *removal) remove(dir int, name string, depth int) error {
 	err := gone(unix.Unlinkat(dir, name, 0))
 	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
@@ -67,7 +67,7 @@ func (r *removal) remove(dir int, name string, depth int) error {
 	return gone(unix.Unlinkat(dir, name, unix.AT_REMOVEDIR))
 }
 
-// empty removes what is in a directory, until there is nothing, or nothing that can be removed.
+// empty removes the content of a directory until nothing is left that can be removed.
 func (r *removal) empty(f *os.File, depth int) error {
 	for {
 		removed, failure := 0, error(nil)
@@ -96,7 +96,7 @@ func (r *removal) empty(f *os.File, depth int) error {
 	}
 }
 
-// gone returns nil if the error is that there is no such file: another process may have removed it.
+// gone returns nil for the error that a file does not exist: another process may have removed it.
 func gone(err error) error {
 	if errors.Is(err, unix.ENOENT) {
 		return nil

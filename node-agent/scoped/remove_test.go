@@ -14,8 +14,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// TestRemoveAll removes trees of any depth with few descriptors, wide ones, links, and what is not
-// there. What links lead to stays.
+// TestRemoveAll removes deep trees with few descriptors, wide trees, links, and a path that does not
+// exist. The targets of links stay.
 func TestRemoveAll(t *testing.T) {
 	dir := t.TempDir()
 	kept, top := filepath.Join(dir, "kept", "file"), filepath.Join(dir, "top")
@@ -89,7 +89,7 @@ func TestRemoveAll(t *testing.T) {
 	}
 }
 
-// TestRemoveAllEntersNoMount: what is mounted in a tree stays, and the error has a short path.
+// TestRemoveAllEntersNoMount: files of a mount in a tree stay, and the error has a short path.
 func TestRemoveAllEntersNoMount(t *testing.T) {
 	needs.Root(t)
 	top, other := t.TempDir(), t.TempDir()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package scoped opens paths that the kernel holds below a directory, such as the root filesystem
-// of an image, which is hostile, and removes trees that containers made. It knows
-// nothing of what is there.
+// of an image, which is hostile, and removes trees that containers made. It knows nothing of their
+// content.
 package scoped
 
 import (

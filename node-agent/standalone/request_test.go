@@ -14,8 +14,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// TestWaitForASlowAgent: a request to which the agent has not come is not done, however long that
-// takes. One that it has taken, and that has no effect, is: another came after it.
+// TestWaitForASlowAgent: Wait waits for a request until the agent has taken it, however long that
+// takes. A request that was taken and has no effect is done: a later one replaced it.
 func TestWaitForASlowAgent(t *testing.T) {
 	leaktest.Check(t)
 	for _, verb := range []folder.Verb{folder.Stop, folder.Start, folder.Restart} {

@@ -36,7 +36,7 @@ const (
 	newName   = ".new"
 )
 
-// CheckID returns an error unless an ID can be that of a volume. Any other might be a path to
+// CheckID returns an error unless a volume can have the ID. Another string might be a path to
 // something else, such as all volumes of a namespace.
 func CheckID(id ID) error {
 	if len(validation.IsDNS1123Label(id.Namespace))+len(validation.IsDNS1123Subdomain(id.Name)) > 0 {

@@ -253,8 +253,8 @@ func TestRemoveKeepsMounts(t *testing.T) {
 	}
 }
 
-// TestRemoveTakesNoPath: what is no name of a volume is refused, rather than taken for a path to all
-// volumes, or to one that is in use.
+// TestRemoveTakesNoPath: Remove refuses a string that cannot be the name of a volume. It might be a
+// path to all volumes, or to a volume in use.
 func TestRemoveTakesNoPath(t *testing.T) {
 	s := newStore(t, "a")
 	path := use(t, s, "a", Claim{Name: "data"})["data"]

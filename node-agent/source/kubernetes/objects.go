@@ -50,7 +50,8 @@ func (k objectKey) String() string { return k.kind + " " + k.namespace + "/" + k
 type object struct {
 	stop  context.CancelFunc
 	users map[source.Key]bool
-	// known is false until the API server has said whether the object exists; err is why it has not.
+	// known is false until the API server has said whether the object exists. err is the error of the
+	// last attempt to ask it.
 	known bool
 	err   error
 	// data is nil if the object does not exist. binary is of a ConfigMap.
@@ -237,8 +238,8 @@ func (s *objectStore) set(data, binary map[string]string) {
 	s.tell(news)
 }
 
-// fail notes why the API server has not answered. What is known stays: no message of a container
-// says that it may have changed since.
+// fail notes why the API server has not answered. The known content stays, and no message of a
+// container says that the object may have changed since.
 func (s *objectStore) fail(err error) {
 	s.mu.Lock()
 	was := s.into
