@@ -250,7 +250,7 @@ func TestAccessIsPutBack(t *testing.T) {
 	}
 }
 
-// TestAccessNobodyNeedsIsTakenBack: a Role and a RoleBinding are deleted if no OCIBundle needs them.
+// TestAccessNobodyNeedsIsTakenBack: a Role and a RoleBinding that no OCIBundle needs are deleted.
 // A controller that ended before it could delete them has left such ones.
 func TestAccessNobodyNeedsIsTakenBack(t *testing.T) {
 	ns := namespace(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// TestRemoveAll removes deep trees with few descriptors, wide trees, links, and a path that does not
-// exist. The targets of links stay.
+// TestRemoveAll removes deep trees with few descriptors, wide trees, links, and a path that is
+// missing. The targets of links stay.
 func TestRemoveAll(t *testing.T) {
 	dir := t.TempDir()
 	kept, top := filepath.Join(dir, "kept", "file"), filepath.Join(dir, "top")
