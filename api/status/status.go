@@ -145,7 +145,8 @@ func (s Summary) Set(st *v1alpha1.ContainerStatus, generation int64, deadline ti
 func (s Summary) printable(st *v1alpha1.ContainerStatus) string {
 	switch {
 	case s.Reason == v1alpha1.ReasonTerminating,
-		st.Phase == v1alpha1.ContainerFailed && s.Reason == v1alpha1.ReasonOOMKilled:
+		st.Phase == v1alpha1.ContainerFailed && (s.Reason == v1alpha1.ReasonOOMKilled ||
+			s.Reason == v1alpha1.ReasonEvicted):
 		return s.Reason
 	case Finished(st.Phase), st.Phase == v1alpha1.ContainerUnknown:
 		return string(st.Phase)

@@ -50,6 +50,8 @@ func TestPrintableStatus(t *testing.T) {
 			v1alpha1.ReasonExited), want: "Failed"},
 		"killed for memory": {phase: v1alpha1.ContainerFailed, conditions: running("False",
 			v1alpha1.ReasonOOMKilled), want: "OOMKilled"},
+		"evicted": {phase: v1alpha1.ContainerFailed, conditions: running("False",
+			v1alpha1.ReasonEvicted), want: "Evicted"},
 		"supervisor is away": {phase: v1alpha1.ContainerUnknown, conditions: running("Unknown",
 			v1alpha1.ReasonSupervisorUnreachable), want: "Unknown"},
 		"no image": {

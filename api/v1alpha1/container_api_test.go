@@ -356,11 +356,6 @@ func TestContainerRules(t *testing.T) {
 			"emptyDir.medium may be empty (the node's disk) or Memory",
 		},
 		{
-			"emptyDir size", image + "volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]",
-			image + "volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]",
-			"remove sizeLimit, or set medium to Memory",
-		},
-		{
 			"emptyDir mode", volume, image + "volumes: [{name: v, emptyDir: {mode: 448}}]",
 			"emptyDir.mode is not supported",
 		},

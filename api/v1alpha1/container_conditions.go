@@ -143,6 +143,9 @@ const (
 	ReasonExited = "Exited"
 	// ReasonOOMKilled surfaces when the kernel's out-of-memory killer ended the process.
 	ReasonOOMKilled = "OOMKilled"
+	// ReasonEvicted surfaces when the agent ended the process since an emptyDir volume on disk held
+	// more than its sizeLimit; the message names the volume and both numbers.
+	ReasonEvicted = "Evicted"
 	// ReasonNodeLost surfaces in Running and Ready when the heartbeat of the node's agent has
 	// stopped.
 	ReasonNodeLost = "NodeLost"

@@ -60,7 +60,6 @@ type Volume struct {
 	// emptyDir is an empty directory that lives as long as the Container does.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.medium) || self.medium in ['', 'Memory']",message="emptyDir.medium may be empty (the node's disk) or Memory"
-	// +kubebuilder:validation:XValidation:rule="!has(self.sizeLimit) || (has(self.medium) && self.medium == 'Memory')",message="the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory"
 	// +kubebuilder:validation:XValidation:rule="!has(self.mode)",message="emptyDir.mode is not supported: remove it; the directory's mode is 0777"
 	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
 

@@ -154,6 +154,10 @@ func (n *notes) ran(was, is *v1alpha1.ContainerStatus) {
 	if c := turned(was, is, v1alpha1.ConditionDNSConfigured); c != nil {
 		n.warning(c.Reason, "Start", c.Message)
 	}
+	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonEvicted &&
+		!sameEnd(terminated(was), end) {
+		n.warning("Evicted", "Run", end.Message)
+	}
 	others := is.OOMKills - was.OOMKills
 	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonOOMKilled &&
 		!sameEnd(terminated(was), end) {

@@ -592,6 +592,11 @@ func TestTransitions(t *testing.T) {
 	crashAgain := crash.DeepCopy()
 	crashAgain.Status.RestartCount = 2
 	crashAgain.Status.LastState.Terminated.FinishedAt = metav1.Unix(5, 0)
+	evicted := agentSays(v1alpha1.ContainerFailed, imageReady, processIs(metav1.ConditionFalse,
+		v1alpha1.ReasonEvicted))
+	evicted.Status.State.Terminated = &corev1.ContainerStateTerminated{
+		Reason: v1alpha1.ReasonEvicted, Message: "too much",
+	}
 	childKilled := up.DeepCopy()
 	childKilled.Status.OOMKills = 2
 	withoutDNS := up.DeepCopy()
@@ -662,6 +667,7 @@ func TestTransitions(t *testing.T) {
 			compute(onNodeA(), crash), compute(onNodeA(), crashAgain),
 			"OOMKilled BackOff",
 		},
+		"evicted": {compute(onNodeA(), up), compute(onNodeA(), evicted), "Evicted Exited"},
 		"a child is killed": {
 			compute(onNodeA(), up), compute(onNodeA(), childKilled),
 			"ChildOOMKilled",

@@ -156,7 +156,7 @@ func TestPrepareVolumes(t *testing.T) {
 		}},
 	}
 	for range 2 { // the second time finds them
-		if err := d.PrepareVolumes(both); err != nil {
+		if err := d.PrepareVolumes(both, ""); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"disk", "mem"} {
@@ -182,7 +182,7 @@ func TestPrepareVolumes(t *testing.T) {
 			Name:     "new",
 			EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory},
 		},
-		v1alpha1.Volume{Name: "host", HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere/at/all"}}))
+		v1alpha1.Volume{Name: "host", HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere/at/all"}}), "")
 	if err == nil || !strings.Contains(err.Error(), "volumes[3].hostPath.path") ||
 		!strings.Contains(err.Error(), "/nowhere/at/all") {
 		t.Fatalf("found %v; want the field and the path", err)
@@ -200,14 +200,30 @@ func TestPrepareVolumes(t *testing.T) {
 	if err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{
 		Name:     "new",
 		EmptyDir: &corev1.EmptyDirVolumeSource{},
-	})); err != nil {
+	}), ""); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(d.Volume("new")); err != nil || info.Mode().Perm() != 0o777 {
 		t.Fatalf("volume new: found %v, %v; want mode 0777", info, err)
 	}
+	// One that is to be emptied is made anew, and others stay.
+	if err := os.WriteFile(filepath.Join(d.Volume("new"), "kept"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{
+		Name:     "new",
+		EmptyDir: &corev1.EmptyDirVolumeSource{},
+	}), "disk"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(d.Volume("disk"), "kept")); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("volume disk is not emptied: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(d.Volume("new"), "kept")); err != nil {
+		t.Fatal(err)
+	}
 	// A volume that is no longer asked for goes.
-	if err := d.PrepareVolumes(both[:1]); err != nil {
+	if err := d.PrepareVolumes(both[:1], ""); err != nil {
 		t.Fatal(err)
 	}
 	if n := mounts(t, d.Path()); n != 0 {

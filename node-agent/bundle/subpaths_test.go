@@ -39,7 +39,7 @@ func newSubPaths(t *testing.T) subPaths {
 	})
 	err := s.d.PrepareVolumes([]v1alpha1.Volume{
 		{Name: "e", EmptyDir: &corev1.EmptyDirVolumeSource{}},
-	})
+	}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,9 +22,9 @@ func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes"
 
 // PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and
 // makes the emptyDir volumes that are not there yet: a directory of mode 0777, or a tmpfs for
-// medium Memory. emptyDir volumes of the directory that are no longer among volumes are removed. If
-// it fails, what it made is removed, and nothing else.
-func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
+// medium Memory. emptyDir volumes of the directory that are no longer among volumes are removed,
+// and the one called emptied is made anew. If it fails, what it made is removed, and nothing else.
+func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume, emptied string) (err error) {
 	var made []string
 	defer func() {
 		if err == nil {
@@ -39,7 +39,7 @@ func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
 		if !inside(v.Name) {
 			return fmt.Errorf("volumes[%d].name: found %q; allowed: a name without /", i, v.Name)
 		}
-		if v.EmptyDir != nil {
+		if v.EmptyDir != nil && v.Name != emptied {
 			keep[v.Name] = v.EmptyDir
 		}
 	}

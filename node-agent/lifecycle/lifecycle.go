@@ -72,6 +72,8 @@ type Container struct {
 	// Restarts is the number of the run, and LogPath its log file.
 	Restarts int32
 	LogPath  string
+	// Emptied is the emptyDir volume that is made anew for this run; empty if none is.
+	Emptied string
 
 	// Bundle is the desired state; nil if it is not known. Release does not need it.
 	Bundle *v1alpha1.OCIBundle

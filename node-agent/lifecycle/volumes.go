@@ -13,7 +13,7 @@ func (volumesStage) Name() string { return "volumes" }
 func (volumesStage) Scope() Scope { return PerContainer }
 
 func (volumesStage) Ensure(_ context.Context, c *Container) error {
-	return c.Dir.PrepareVolumes(c.Bundle.Spec.Volumes)
+	return c.Dir.PrepareVolumes(c.Bundle.Spec.Volumes, c.Emptied)
 }
 
 func (volumesStage) Release(_ context.Context, c *Container) error { return c.Dir.RemoveVolumes() }

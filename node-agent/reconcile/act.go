@@ -207,8 +207,11 @@ func noteEnd(r *Record, in *Input, end *corev1.ContainerStateTerminated) {
 	if st != nil {
 		r.OOMKills = max(r.OOMKills, st.OOMKills)
 	}
-	if r.Stop != nil {
+	if r.Stop != nil && r.Stop.Volume == "" {
 		return // it was stopped: that is no crash
+	}
+	if r.Stop != nil {
+		end.Reason, end.Message, r.Evicted = v1alpha1.ReasonEvicted, r.Stop.Why, r.Stop.Volume
 	}
 	ended, ran := in.Instant, end.FinishedAt.Sub(end.StartedAt.Time)
 	if st != nil && !st.FinishedInstant.IsZero() {
@@ -274,10 +277,18 @@ func ignoreGone(err error) error {
 	return err
 }
 
+// evictionSeconds is the longest grace period of a container whose volume holds too much, as it is
+// that of an eviction by the kubelet: the volume grows on.
+const evictionSeconds = 1
+
 func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 	seconds := in.Record.GraceSeconds
 	if in.Desired != nil {
 		seconds = in.Desired.Spec.TerminationGracePeriodSeconds
+	}
+	var volume string
+	if d.Evict != nil {
+		volume, seconds = d.Evict.Volume, min(seconds, evictionSeconds)
 	}
 	grace := boottime.Seconds(seconds)
 	first := in.Record.Stop == nil
@@ -285,7 +296,9 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 		// The deadline is written first: an agent that dies after the signal must not begin the
 		// grace period afresh.
 		s.note(in.Record, func(r *Record) {
-			r.Stop = &stop{Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why}
+			r.Stop = &stop{
+				Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why, Volume: volume,
+			}
 		})
 	}
 	signal := in.Record.StopSignal

@@ -62,6 +62,9 @@ type Input struct {
 	// Outdated reports whether the running container is to be restarted since objects that it refers
 	// to have changed.
 	Outdated bool
+	// Overfull is the volume of the running container that holds more than its limit; nil if none
+	// does.
+	Overfull *overfull
 	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording
 	// it, such as a full disk; empty if nothing does. It is for the status; no decision depends on
 	// it. StorageFailed is whether it is that files cannot be written.
@@ -163,6 +166,8 @@ type Decision struct {
 	Policy string
 	// Why is the reason, for people.
 	Why string
+	// Evict is the volume for which a Stop ends the container; nil for any other.
+	Evict *overfull
 	// After is the time after which to look again even if nothing happens; zero is never.
 	After time.Duration
 }
@@ -210,6 +215,7 @@ func Policies() Chain {
 		{"StopToRestart", stopToRestart},
 		{"LeaveRefused", leaveRefused},
 		{"StopChanged", stopChanged},
+		{"StopOverfull", stopOverfull},
 		{"UpdateChanged", updateChanged},
 		{"WaitToUpdate", waitToUpdate},
 		{"StopOutdated", stopOutdated},
@@ -378,6 +384,17 @@ func stopChanged(in Input) (Decision, bool) {
 	return stopping(in, "the spec has changed: the container is replaced"), true
 }
 
+// stopOverfull ends a container as the kubelet evicts a Pod. It is started again by its restart
+// policy, with that volume empty.
+func stopOverfull(in Input) (Decision, bool) {
+	if in.Overfull == nil || !in.alive() {
+		return Decision{}, false
+	}
+	d := stopping(in, in.Overfull.Why)
+	d.Evict = in.Overfull
+	return d, true
+}
+
 func updateChanged(in Input) (Decision, bool) {
 	ok := in.Running != nil && in.alive() && in.Actual.State == protocol.Running
 	return Decision{
@@ -426,7 +443,8 @@ func makeChanged(in Input) (Decision, bool) {
 
 func makeAfterOwnStop(in Input) (Decision, bool) {
 	// The spec changed, the container was stopped for that, and the change was taken back since.
-	return Decision{Verb: Make, Why: "it was stopped to be replaced"}, in.Record.Stop != nil
+	return Decision{Verb: Make, Why: "it was stopped to be replaced"}, in.Record.Stop != nil &&
+		in.Record.Stop.Volume == ""
 }
 
 func leaveFinished(in Input) (Decision, bool) {
@@ -462,13 +480,13 @@ func stopping(in Input, why string) Decision {
 	return Decision{Verb: Kill, Why: why + "; the grace period is over", After: killAgain}
 }
 
-// restarts applies a Pod's restart policy.
+// restarts applies a Pod's restart policy. An eviction is a failure, whatever the exit code is.
 func restarts(policy corev1.RestartPolicy, exit *corev1.ContainerStateTerminated) bool {
 	switch policy {
 	case corev1.RestartPolicyNever:
 		return false
 	case corev1.RestartPolicyOnFailure:
-		return exit.ExitCode != 0
+		return exit.ExitCode != 0 || exit.Reason == v1alpha1.ReasonEvicted
 	}
 	return true
 }

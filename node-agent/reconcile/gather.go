@@ -51,6 +51,9 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
 	s.compareSources(&in)
+	if in.Record != nil {
+		in.Overfull = s.measurer.look(&in, s.Bundles.Dir(in.Record.ID))
+	}
 	return in, nil
 }
 

@@ -48,7 +48,7 @@ func (s *Syncer) start(ctx context.Context, in *Input) error {
 func (s *Syncer) container(r *Record) *lifecycle.Container {
 	return &lifecycle.Container{
 		Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts,
-		LogPath: r.LogPath,
+		LogPath: r.LogPath, Emptied: r.Emptied,
 		Flushed: s.Bundles.Journal().Flush,
 	}
 }

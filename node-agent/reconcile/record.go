@@ -146,6 +146,10 @@ type run struct {
 	// before.
 	OOMKills     uint64 `json:"oomKills,omitempty"`
 	PastOOMKills uint64 `json:"pastOOMKills,omitempty"`
+	// Evicted is the volume for which the process was ended, and Emptied the one that is made anew
+	// for this run, since the run before was ended for it.
+	Evicted string `json:"evicted,omitempty"`
+	Emptied string `json:"emptied,omitempty"`
 }
 
 type failure struct {
@@ -168,6 +172,8 @@ type stop struct {
 	// without a warning.
 	Sent bool   `json:"sent,omitempty"`
 	Why  string `json:"why"`
+	// Volume is the one that holds more than its sizeLimit; empty if the stop has another reason.
+	Volume string `json:"volume,omitempty"`
 }
 
 // refusedUpdate is an update of a running container that was refused, and undone as a whole.
@@ -183,9 +189,15 @@ type refusedUpdate struct {
 // next returns the run that follows this one.
 func (r run) next() run {
 	if r.Exit == nil {
-		return run{Restarts: r.Restarts, Last: r.Last, PastOOMKills: r.PastOOMKills + r.OOMKills}
+		return run{
+			Restarts: r.Restarts, Last: r.Last, PastOOMKills: r.PastOOMKills + r.OOMKills,
+			Emptied: r.Emptied,
+		}
 	}
-	return run{Restarts: r.Restarts + 1, Last: r.Exit, PastOOMKills: r.PastOOMKills + r.OOMKills}
+	return run{
+		Restarts: r.Restarts + 1, Last: r.Exit, PastOOMKills: r.PastOOMKills + r.OOMKills,
+		Emptied: r.Evicted,
+	}
 }
 
 // unstart takes back the start that is under way.

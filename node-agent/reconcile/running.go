@@ -90,6 +90,10 @@ func (s *statusOf) hasFinished() {
 			reason = v1alpha1.ReasonOOMKilled
 		}
 	}
+	if r.Exit.Reason == v1alpha1.ReasonEvicted {
+		s.out.Phase = v1alpha1.ContainerFailed
+		reason, message = v1alpha1.ReasonEvicted, ending(r.Exit)
+	}
 	s.out.State.Terminated = seconds(r.Exit)
 	s.out.LastState.Terminated = seconds(r.Last)
 	s.set(v1alpha1.ConditionRunning, metav1.ConditionFalse, reason, message)
@@ -127,6 +131,8 @@ func ending(t *corev1.ContainerStateTerminated) string {
 		s = "the process is gone and its exit code is unknown"
 	case t.Reason == v1alpha1.ReasonOOMKilled:
 		s = fmt.Sprintf("the process was killed for lack of memory (exit code %d)", t.ExitCode)
+	case t.Reason == v1alpha1.ReasonEvicted:
+		s = "the process was ended, since a volume holds more than it may"
 	case t.Signal != 0:
 		s = fmt.Sprintf("the process was ended by signal %d (exit code %d)", t.Signal, t.ExitCode)
 	default:

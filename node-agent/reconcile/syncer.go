@@ -88,6 +88,7 @@ type Syncer struct {
 	pulls    *lifecycle.Pulls
 	logs     *lifecycle.Logs
 	looking  chan struct{} // a token for each worker that may gather
+	measurer *measurer
 
 	ctx     context.Context // of Run
 	mu      sync.Mutex
@@ -125,9 +126,10 @@ func New(c Config) (*Syncer, error) {
 	}
 	s := &Syncer{
 		Config: c, policies: Policies(), looking: make(chan struct{}, parallelLooks),
-		pulls:   lifecycle.NewPulls(c.Images, c.Pulled),
-		logs:    &lifecycle.Logs{Dir: c.LogDir, Keep: c.KeepLogs, Clock: c.Clock, Log: c.Log},
-		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
+		measurer: newMeasurer(),
+		pulls:    lifecycle.NewPulls(c.Images, c.Pulled),
+		logs:     &lifecycle.Logs{Dir: c.LogDir, Keep: c.KeepLogs, Clock: c.Clock, Log: c.Log},
+		workers:  map[source.Key]*worker{}, byID: map[string]source.Key{},
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
 		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Claims: c.Claims, Volumes: c.Volumes,
@@ -150,6 +152,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	s.ctx = ctx
 	s.mu.Unlock()
 	s.wg.Go(func() { s.watch(ctx) })
+	s.wg.Go(func() { s.measure(ctx) })
 	s.wg.Go(func() { s.logs.PruneNowAndThen(ctx) })
 	s.wg.Go(s.pruneNetworks)
 	s.follow(ctx)

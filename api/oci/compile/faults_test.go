@@ -495,8 +495,8 @@ func TestFaults(t *testing.T) {
 			"spec.volumes[0].emptyDir.medium", "Memory",
 		},
 		{
-			"size of a directory", image + `volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]`,
-			"spec.volumes[0].emptyDir.sizeLimit", "disk",
+			"size of 0 on disk", image + `volumes: [{name: v, emptyDir: {sizeLimit: "0"}}]`,
+			"spec.volumes[0].emptyDir.sizeLimit", "greater than 0",
 		},
 		{
 			"negative size", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "-1"}}]`,

@@ -325,8 +325,11 @@ func fieldCases() map[string]fieldCase {
 			func(s *spec) {
 				s.Volumes[0].EmptyDir.Medium = "Memory"
 			}),
-		"volumes[].emptyDir.sizeLimit": honoured(arrives{"volumes[m].emptyDir.sizeLimit": `"1Mi"`},
+		"volumes[].emptyDir.sizeLimit": honoured(arrives{
+			"volumes[e].emptyDir.sizeLimit": `"3Mi"`, "volumes[m].emptyDir.sizeLimit": `"1Mi"`,
+		},
 			func(s *spec) {
+				s.Volumes[0].EmptyDir.SizeLimit = new(quantity("3Mi"))
 				s.Volumes[2].EmptyDir.SizeLimit = new(quantity("1Mi"))
 			}),
 

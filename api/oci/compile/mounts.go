@@ -88,16 +88,12 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 	if v.Mode != nil {
 		d.refuse(at.Child("mode"), "is not supported: remove it; the directory's mode is 0777")
 	}
-	ok := oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault,
-		corev1.StorageMediumMemory)
+	oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault, corev1.StorageMediumMemory)
 	if v.SizeLimit == nil {
 		return
 	}
 	size := at.Child("sizeLimit")
 	switch {
-	case ok && v.Medium == corev1.StorageMediumDefault:
-		d.refuse(size,
-			"the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory")
 	case v.SizeLimit.IsZero():
 		d.invalid(size, v.SizeLimit.String(), "must be greater than 0")
 	default:

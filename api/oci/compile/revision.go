@@ -4,6 +4,7 @@ package compile
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -139,11 +140,19 @@ func MinAgentRevision(spec *v1alpha1.OCIBundleSpec) int32 {
 	if spec.Image != nil && strings.HasPrefix(spec.Image.Reference, archivePrefix) {
 		lowest = max(lowest, archiveRevision)
 	}
+	if slices.ContainsFunc(spec.Volumes, func(v v1alpha1.Volume) bool {
+		return v.EmptyDir != nil && v.EmptyDir.Medium == "" && v.EmptyDir.SizeLimit != nil
+	}) {
+		lowest = max(lowest, diskLimitRevision)
+	}
 	return lowest
 }
 
 // archiveRevision is the first AgentRevision that knows references of archivePrefix.
 const archiveRevision = 1
+
+// diskLimitRevision is the first AgentRevision that honours the sizeLimit of an emptyDir on disk.
+const diskLimitRevision = 3
 
 func minRevision(spec *v1alpha1.OCIBundleSpec, table map[string]int32) int32 {
 	if len(table) == 0 {

@@ -120,6 +120,18 @@ func TestArchiveNeedsAnAgentThatKnowsIt(t *testing.T) {
 	}
 }
 
+func TestLimitOfADiskNeedsAnAgentThatKnowsIt(t *testing.T) {
+	for medium, want := range map[corev1.StorageMedium]int32{"": 3, corev1.StorageMediumMemory: 0} {
+		if got := MinAgentRevision(&v1alpha1.OCIBundleSpec{
+			Volumes: []v1alpha1.Volume{{EmptyDir: &corev1.EmptyDirVolumeSource{
+				Medium: medium, SizeLimit: resource.NewQuantity(1, resource.BinarySI),
+			}}}, Config: raw(`{}`),
+		}); got != want {
+			t.Errorf("%q: the revision is %d, want %d", medium, got, want)
+		}
+	}
+}
+
 func raw(document string) runtime.RawExtension {
 	return runtime.RawExtension{Raw: []byte(document)}
 }
