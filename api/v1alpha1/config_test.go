@@ -240,6 +240,10 @@ func TestPodSecurity(t *testing.T) {
 			"Unconfined",
 		},
 		{"baseline", "image: busybox\nallowSocketcall: true", "allowSocketcall"},
+		{
+			"baseline", "image: busybox\nsecurityContext: {appArmorProfile: {type: Unconfined}}",
+			"appArmorProfile Unconfined",
+		},
 		{"baseline", "image: busybox\nsecurityContext: {privileged: true}", "privileged containers"},
 		{
 			"baseline", "image: busybox\nulimits: [{name: rtprio, soft: 0, hard: 1}]",
@@ -264,6 +268,11 @@ func TestPodSecurity(t *testing.T) {
 			"image: busybox\nvolumes: [{name: v, emptyDir: {}}]\nsecurityContext: {capabilities: {add: [CHOWN]}}",
 		},
 		{"restricted", fill("", "")},
+		{
+			"restricted",
+			fill("", ", appArmorProfile: {type: Localhost, localhostProfile: x},"+
+				" seccompProfile: {type: Localhost, localhostProfile: x}"),
+		},
 		{"restricted", fill(", add: [NET_BIND_SERVICE]", "")},
 	} {
 		if err := try(tc.level, tc.spec); err != nil {

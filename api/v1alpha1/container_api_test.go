@@ -283,20 +283,38 @@ func TestContainerRules(t *testing.T) {
 		},
 		{
 			"appArmorProfile", image + "securityContext: {}", image +
-				"securityContext: {appArmorProfile: {type: Unconfined}}",
-			"appArmorProfile is not supported: remove it",
+				"securityContext: {appArmorProfile: {type: x}}",
+			"appArmorProfile.type may be RuntimeDefault, Unconfined or Localhost",
+		},
+		{
+			"AppArmor profile of the node",
+			image + "securityContext: {appArmorProfile: {type: Localhost, localhostProfile: x}}", image +
+				"securityContext: {appArmorProfile: {type: Localhost}}",
+			"appArmorProfile.localhostProfile names a profile for the type Localhost: set both or neither",
+		},
+		{
+			"AppArmor profile of a privileged container",
+			image + "securityContext: {privileged: true, appArmorProfile: {type: Unconfined}}", image +
+				"securityContext: {privileged: true, appArmorProfile: {type: RuntimeDefault}}",
+			"remove appArmorProfile or privileged",
 		},
 		{"procMount", image + "securityContext: {procMount: Default}", image +
 			"securityContext: {procMount: Unmasked}", "procMount may be Default only"},
 		{
 			"seccomp", image + "securityContext: {seccompProfile: {type: Unconfined}}", image +
-				"securityContext: {seccompProfile: {type: Localhost}}",
-			"seccompProfile.type may be RuntimeDefault or Unconfined",
+				"securityContext: {seccompProfile: {type: x}}",
+			"seccompProfile.type may be RuntimeDefault, Unconfined or Localhost",
 		},
 		{
-			"seccomp file", image + "securityContext: {seccompProfile: {type: RuntimeDefault}}", image +
+			"seccomp file",
+			image + "securityContext: {seccompProfile: {type: Localhost, localhostProfile: x}}", image +
 				"securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: x}}",
-			"localhostProfile is not supported: remove it",
+			"localhostProfile names a file of the node for the type Localhost: set both or neither",
+		},
+		{
+			"socketcall", image + "allowSocketcall: true", image + "allowSocketcall: true\n" +
+				"securityContext: {seccompProfile: {type: Localhost, localhostProfile: x}}",
+			"allowSocketcall changes the default seccomp profile",
 		},
 		{
 			"runAsNonRoot", image + "securityContext: {runAsNonRoot: true, runAsUser: 1}", image +

@@ -47,6 +47,7 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!(has(self.network) && has(self.network.none) && self.network.none) || !has(self.env) || self.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.fieldRef) || !(e.valueFrom.fieldRef.fieldPath in ['status.podIP', 'status.podIPs']))",message="a container without a network has no address: remove network.none, or the variable with status.podIP"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.subdomain))",message="subdomain is part of a hostname, which a container on the host's network does not have: remove subdomain or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.setHostnameAsFQDN) && self.setHostnameAsFQDN)",message="setHostnameAsFQDN needs a UTS namespace, which a container on the host's network does not have: remove setHostnameAsFQDN or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!(has(self.allowSocketcall) && self.allowSocketcall) || !has(self.securityContext) || !has(self.securityContext.seccompProfile) || self.securityContext.seccompProfile.type != 'Localhost'",message="allowSocketcall changes the default seccomp profile: remove it, and allow socketcall in the file of localhostProfile"
 // +kubebuilder:validation:XValidation:rule="!has(self.dnsPolicy) || self.dnsPolicy != 'None' || (has(self.dnsConfig) && has(self.dnsConfig.nameservers) && size(self.dnsConfig.nameservers) > 0)",message="dnsPolicy None takes no servers from the node: add dnsConfig.nameservers, or set another dnsPolicy"
 type ContainerSpec struct {
 	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image,
@@ -209,10 +210,12 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.allowPrivilegeEscalation) && !self.allowPrivilegeEscalation)",message="a privileged container may gain privileges: remove allowPrivilegeEscalation or privileged"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seLinuxOptions)",message="seLinuxOptions is not supported: remove it"
 	// +kubebuilder:validation:XValidation:rule="!has(self.windowsOptions)",message="windowsOptions is for Windows: remove it"
-	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile)",message="appArmorProfile is not supported: remove it"
+	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile) || self.appArmorProfile.type in ['RuntimeDefault', 'Unconfined', 'Localhost']",message="appArmorProfile.type may be RuntimeDefault, Unconfined or Localhost"
+	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile) || (self.appArmorProfile.type == 'Localhost') == (has(self.appArmorProfile.localhostProfile) && self.appArmorProfile.localhostProfile != '')",message="appArmorProfile.localhostProfile names a profile for the type Localhost: set both or neither"
+	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.appArmorProfile) && self.appArmorProfile.type != 'Unconfined')",message="no AppArmor profile confines a privileged container: remove appArmorProfile or privileged"
 	// +kubebuilder:validation:XValidation:rule="!has(self.procMount) || self.procMount == 'Default'",message="procMount may be Default only"
-	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || self.seccompProfile.type in ['RuntimeDefault', 'Unconfined']",message="seccompProfile.type may be RuntimeDefault or Unconfined"
-	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || !has(self.seccompProfile.localhostProfile)",message="seccompProfile.localhostProfile is not supported: remove it"
+	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || self.seccompProfile.type in ['RuntimeDefault', 'Unconfined', 'Localhost']",message="seccompProfile.type may be RuntimeDefault, Unconfined or Localhost"
+	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || (self.seccompProfile.type == 'Localhost') == (has(self.seccompProfile.localhostProfile) && self.seccompProfile.localhostProfile != '')",message="seccompProfile.localhostProfile names a file of the node for the type Localhost: set both or neither"
 	// +kubebuilder:validation:XValidation:rule="!(has(self.runAsNonRoot) && self.runAsNonRoot && has(self.runAsUser) && self.runAsUser == 0)",message="runAsNonRoot forbids runAsUser 0: set another runAsUser"
 	SecurityContext *SecurityContext `json:"securityContext,omitempty"`
 

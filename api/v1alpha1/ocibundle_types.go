@@ -114,6 +114,10 @@ type OCIBundleSpec struct {
 	// +optional
 	AllDevices bool `json:"allDevices,omitempty"`
 
+	// security has fields of the Container's securityContext that depend on the node.
+	// +optional
+	Security *BundleSecurity `json:"security,omitempty"`
+
 	// network that the agent is to connect the container to, where config has a network namespace.
 	// Absent, the node's network for containers.
 	// +optional

@@ -80,6 +80,9 @@ func (o *options) check() error {
 		}
 		*p = abs
 	}
+	if !path.IsAbs(o.SeccompRoot) {
+		return fmt.Errorf("--seccomp-profile-root: found %q; allowed: an absolute path", o.SeccompRoot)
+	}
 	if err := protocol.CheckSocket(protocol.Socket(o.RunDir)); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}

@@ -59,6 +59,8 @@ type Options struct {
 	RegistryHosts string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
+	// SeccompRoot is the directory of the node's seccomp profiles, for the type Localhost.
+	SeccompRoot string
 	// Version is this program's.
 	Version string
 	// Rescan has the manifests read again each time that it receives; optional.
@@ -249,7 +251,7 @@ func (a *agent) createSyncer(context.Context) error {
 		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
-		Networks: networks, ClusterDNS: a.ClusterDNS,
+		Networks: networks, ClusterDNS: a.ClusterDNS, SeccompRoot: a.SeccompRoot,
 	})
 	return err
 }

@@ -175,6 +175,8 @@ type Config struct {
 	// Networks connects containers to the node's network; nil leaves each with a namespace that the
 	// runtime creates.
 	Networks *network.Networks
+	// SeccompRoot is the directory of the node's seccomp profiles.
+	SeccompRoot string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 }
@@ -197,6 +199,7 @@ func Stages(c Config) List {
 		addressesStage{variables, document},
 		subPathsStage{},
 		namesStage{c.ClusterDNS},
+		&securityStage{seccompRoot: c.SeccompRoot},
 		configStage{},
 		logsStage{c.Logs},
 		createStage{c.Supervisor, c.LogMaxBytes, &tokens{

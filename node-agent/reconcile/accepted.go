@@ -57,7 +57,7 @@ func (in *Input) keepRun(dir bundle.Dir) {
 	spec := in.Desired.Spec
 	spec.Config, spec.Process, spec.Volumes = accepted.Spec.Config, accepted.Spec.Process,
 		accepted.Spec.Volumes
-	spec.SubPaths = accepted.Spec.SubPaths
+	spec.SubPaths, spec.Security = accepted.Spec.SubPaths, accepted.Spec.Security
 	spec.Names, spec.Devices, spec.AllDevices = accepted.Spec.Names, accepted.Spec.Devices,
 		accepted.Spec.AllDevices
 	if spec.Image != nil && accepted.Spec.Image != nil {

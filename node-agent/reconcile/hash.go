@@ -43,9 +43,10 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 		Devices    []v1alpha1.Device        `json:",omitempty"`
 		AllDevices bool                     `json:",omitempty"`
 		SubPaths   []v1alpha1.BundleSubPath `json:",omitempty"`
+		Security   *v1alpha1.BundleSecurity `json:",omitempty"`
 	}{
 		spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network, spec.Names,
-		spec.Devices, spec.AllDevices, spec.SubPaths,
+		spec.Devices, spec.AllDevices, spec.SubPaths, spec.Security,
 	})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)

@@ -65,6 +65,8 @@ type Config struct {
 	// Networks connects containers to the node's network; optional: the runtime creates a namespace
 	// for each run.
 	Networks *network.Networks
+	// SeccompRoot is the directory of the node's seccomp profiles.
+	SeccompRoot string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 	// Pulled describes the progress of an image's pull for people; optional.
@@ -136,7 +138,7 @@ func New(c Config) (*Syncer, error) {
 		Pulls: s.pulls, Wake: s.Changed,
 		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
-		ClusterDNS: c.ClusterDNS,
+		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot,
 	})
 	return s, nil
 }

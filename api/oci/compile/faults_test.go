@@ -416,8 +416,55 @@ func TestFaults(t *testing.T) {
 			"spec.securityContext.capabilities.add[1]", "capabilities(7)",
 		},
 		{
-			"seccomp from a file", image + `securityContext: {seccompProfile: {type: Localhost}}`,
+			"seccomp of no type", image + `securityContext: {seccompProfile: {type: Local}}`,
 			"spec.securityContext.seccompProfile.type", "RuntimeDefault",
+		},
+		{
+			"seccomp from no file", image + `securityContext: {seccompProfile: {type: Localhost}}`,
+			"spec.securityContext.seccompProfile.localhostProfile", "below the node's directory",
+		},
+		{
+			"seccomp from an absolute path",
+			image + `securityContext: {seccompProfile: {type: Localhost, localhostProfile: /x}}`,
+			"spec.securityContext.seccompProfile.localhostProfile", "remove the leading /",
+		},
+		{
+			"seccomp from above",
+			image + `securityContext: {seccompProfile: {type: Localhost, localhostProfile: a/../../x}}`,
+			"spec.securityContext.seccompProfile.localhostProfile", `".."`,
+		},
+		{
+			"seccomp from a file that counts for nothing",
+			image + `securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: x}}`,
+			"spec.securityContext.seccompProfile.localhostProfile", "set type",
+		},
+		{
+			"socketcall in a profile of one's own", image + "allowSocketcall: true\n" +
+				`securityContext: {seccompProfile: {type: Localhost, localhostProfile: x}}`,
+			"spec.allowSocketcall", "in the file of localhostProfile",
+		},
+		{
+			"AppArmor of no type", image + `securityContext: {appArmorProfile: {type: x}}`,
+			"spec.securityContext.appArmorProfile.type", "RuntimeDefault",
+		},
+		{
+			"AppArmor without a profile", image + `securityContext: {appArmorProfile: {type: Localhost}}`,
+			"spec.securityContext.appArmorProfile.localhostProfile", "has loaded",
+		},
+		{
+			"AppArmor with a profile that counts for nothing",
+			image + `securityContext: {appArmorProfile: {type: Unconfined, localhostProfile: x}}`,
+			"spec.securityContext.appArmorProfile.localhostProfile", "set type",
+		},
+		{
+			"AppArmor by the name of no profile",
+			image + `securityContext: {appArmorProfile: {type: Localhost, localhostProfile: unconfined}}`,
+			"spec.securityContext.appArmorProfile.localhostProfile", "set type: Unconfined",
+		},
+		{
+			"AppArmor for a privileged container",
+			image + `securityContext: {privileged: true, appArmorProfile: {type: RuntimeDefault}}`,
+			"spec.securityContext.appArmorProfile", "remove it or privileged",
 		},
 
 		{

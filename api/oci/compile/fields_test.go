@@ -470,8 +470,18 @@ func fieldCases() map[string]fieldCase {
 		"securityContext.windowsOptions": refused("spec.securityContext.windowsOptions", func(s *spec) {
 			s.SecurityContext.WindowsOptions = &corev1.WindowsSecurityContextOptions{}
 		}),
-		"securityContext.appArmorProfile": refused("spec.securityContext.appArmorProfile", func(s *spec) {
-			s.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{}
+		"securityContext.appArmorProfile.type": honoured(arrives{
+			"security.appArmorProfile.type": `"RuntimeDefault"`,
+		}, func(s *spec) {
+			s.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{Type: "RuntimeDefault"}
+		}),
+		"securityContext.appArmorProfile.localhostProfile": honoured(arrives{
+			"security.appArmorProfile.type":             `"Localhost"`,
+			"security.appArmorProfile.localhostProfile": `"x"`,
+		}, func(s *spec) {
+			s.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{
+				Type: "Localhost", LocalhostProfile: new("x"),
+			}
 		}),
 		"securityContext.procMount": refused("spec.securityContext.procMount", func(s *spec) {
 			s.SecurityContext.ProcMount = new(corev1.UnmaskedProcMount)
@@ -514,10 +524,13 @@ func fieldCases() map[string]fieldCase {
 			func(s *spec) {
 				s.SecurityContext.SeccompProfile.Type = "Unconfined"
 			}),
-		"securityContext.seccompProfile.localhostProfile": refused(
-			"spec.securityContext.seccompProfile.localhostProfile", func(s *spec) {
-				s.SecurityContext.SeccompProfile.LocalhostProfile = new("x")
-			}),
+		"securityContext.seccompProfile.localhostProfile": honoured(arrives{
+			"config.linux.seccomp.*":           "",
+			"security.localhostSeccompProfile": `"profiles/x.json"`,
+		}, func(s *spec) {
+			s.SecurityContext.SeccompProfile.Type = "Localhost"
+			s.SecurityContext.SeccompProfile.LocalhostProfile = new("profiles/x.json")
+		}),
 
 		"tolerations[].key": placement(func(s *spec) { s.Tolerations[0].Key = "x" },
 			"spec.tolerations[0].key", func(s *spec) { s.Tolerations[0].Key = "!" }),

@@ -49,6 +49,12 @@ func revisions() map[string]int32 {
 		"devices[].containerPath": 3,
 		"devices[].permissions":   3,
 
+		"security":                                  3,
+		"security.appArmorProfile":                  3,
+		"security.localhostSeccompProfile":          3,
+		"security.appArmorProfile.type":             3,
+		"security.appArmorProfile.localhostProfile": 3,
+
 		"image.pullSecrets": 3,
 
 		"onConfigChange": 3,

@@ -4,11 +4,13 @@ package compile
 
 import (
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // oldestKernel is the oldest kernel that Berth supports on a node; a rule of the profile that
@@ -16,17 +18,17 @@ import (
 var oldestKernel = seccomp.KernelVersion{Kernel: 5, Major: 14}
 
 // seccompProfile compiles linux.seccomp: the default profile of moby unless the user says
-// Unconfined, or the container is privileged and the user says nothing.
+// Unconfined, or the container is privileged and the user says nothing. A file of the node is the
+// agent's to read.
 func seccompProfile(d *draft) {
 	if sc := d.in.SecurityContext; sc != nil && sc.SeccompProfile != nil {
 		at := d.path.Child("securityContext", "seccompProfile")
 		p := sc.SeccompProfile
-		if p.LocalhostProfile != nil {
-			d.refuse(at.Child("localhostProfile"), "is not supported: remove it")
-		}
-		ok := oneOf(d, at.Child("type"), p.Type,
-			corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
-		if !ok || p.Type == corev1.SeccompProfileTypeUnconfined {
+		ok := oneOf(d, at.Child("type"), p.Type, corev1.SeccompProfileTypeRuntimeDefault,
+			corev1.SeccompProfileTypeUnconfined, corev1.SeccompProfileTypeLocalhost)
+		local := p.Type == corev1.SeccompProfileTypeLocalhost
+		localhostSeccomp(d, at.Child("localhostProfile"), local, p.LocalhostProfile)
+		if !ok || local || p.Type == corev1.SeccompProfileTypeUnconfined {
 			return
 		}
 	} else if d.privileged() {
@@ -37,6 +39,34 @@ func seccompProfile(d *draft) {
 		denySocketcall(d.spec.Linux.Seccomp)
 	}
 }
+
+// localhostSeccomp passes the path of a seccomp profile to the agent.
+func localhostSeccomp(d *draft, at *field.Path, local bool, file *string) {
+	switch {
+	case !local && file != nil:
+		d.refuse(at, "is for the type Localhost: remove it, or set type")
+	case !local:
+	case file == nil || *file == "":
+		d.faults = append(d.faults, field.Required(at,
+			"name a file below the node's directory of seccomp profiles"))
+	case strings.HasPrefix(*file, "/"):
+		d.invalid(at, *file, "is relative to the node's directory of seccomp profiles: remove the leading /")
+	case slices.Contains(strings.Split(*file, "/"), ".."):
+		d.invalid(at, *file, `must not contain ".."`)
+	case len(*file) > maxPath:
+		d.faults = append(d.faults, field.TooLong(at, "", maxPath))
+	default:
+		noControl(d, at, *file)
+		d.security().LocalhostSeccompProfile = *file
+	}
+	if local && d.in.AllowSocketcall {
+		d.refuse(d.path.Child("allowSocketcall"), "changes the default seccomp profile: remove it,"+
+			" and allow socketcall in the file of localhostProfile")
+	}
+}
+
+// maxPath is the longest path of the kernel (PATH_MAX).
+const maxPath = 4096
 
 // denySocketcall makes socketcall(2) fail in a profile that allows it. i386, s390, ppc and 32-bit
 // MIPS have that call beside socket(2): its address family is behind a pointer, which a filter

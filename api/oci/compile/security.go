@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/oci/capability"
+	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // user compiles the user and the groups of the process. Names in an image's config and the groups
@@ -86,11 +87,45 @@ func privileges(d *draft) {
 		d.refuse(at.Child("windowsOptions"), "is for Windows: remove it")
 	}
 	if sc.AppArmorProfile != nil {
-		d.refuse(at.Child("appArmorProfile"), "is not supported: remove it")
+		appArmor(d, at.Child("appArmorProfile"), sc.AppArmorProfile)
 	}
 	if sc.ProcMount != nil {
 		oneOf(d, at.Child("procMount"), *sc.ProcMount, corev1.DefaultProcMount)
 	}
+}
+
+// security returns the settings that the agent finds on its node, for a part to add to them.
+func (d *draft) security() *v1alpha1.BundleSecurity {
+	if d.out.Security == nil {
+		d.out.Security = &v1alpha1.BundleSecurity{}
+	}
+	return d.out.Security
+}
+
+// appArmor passes the AppArmor profile to the agent, which knows whether the node has it.
+func appArmor(d *draft, at *field.Path, p *corev1.AppArmorProfile) {
+	oneOf(d, at.Child("type"), p.Type, corev1.AppArmorProfileTypeRuntimeDefault,
+		corev1.AppArmorProfileTypeUnconfined, corev1.AppArmorProfileTypeLocalhost)
+	local, name := p.Type == corev1.AppArmorProfileTypeLocalhost, at.Child("localhostProfile")
+	switch {
+	case !local && p.LocalhostProfile != nil:
+		d.refuse(name, "is for the type Localhost: remove it, or set type")
+	case !local:
+	case p.LocalhostProfile == nil || *p.LocalhostProfile == "":
+		d.faults = append(d.faults, field.Required(name, "name a profile that the node has loaded"))
+	case *p.LocalhostProfile == "unconfined":
+		d.invalid(name, *p.LocalhostProfile, "is no profile: set type: Unconfined")
+	case len(*p.LocalhostProfile) >= maxPath:
+		d.faults = append(d.faults, field.TooLong(name, "", maxPath-1))
+	case strings.TrimSpace(*p.LocalhostProfile) != *p.LocalhostProfile:
+		d.invalid(name, *p.LocalhostProfile, "must not begin or end with white space")
+	default:
+		noControl(d, name, *p.LocalhostProfile)
+	}
+	if d.privileged() && p.Type != corev1.AppArmorProfileTypeUnconfined {
+		d.refuse(at, "no AppArmor profile confines a privileged container: remove it or privileged")
+	}
+	d.security().AppArmorProfile = p.DeepCopy()
 }
 
 // privileged reports whether the container has the power of the node's root over it. Its program

@@ -25,7 +25,7 @@ const maxTypeFaults = 16
 
 // Value is a type that a whole text can be decoded into.
 type Value interface {
-	specs.Spec | specs.Process | specs.LinuxResources
+	specs.Spec | specs.Process | specs.LinuxResources | specs.LinuxSeccomp
 }
 
 // Document is a text of the runtime specification, decoded.
@@ -60,6 +60,13 @@ func DecodeProcess(text []byte) *Document[specs.Process] {
 // believe that it holds.
 func DecodeResources(text []byte) *Document[specs.LinuxResources] {
 	return decode(Document[specs.LinuxResources]{text: text, root: "linux.resources", strict: true})
+}
+
+// DecodeSeccomp decodes a seccomp profile alone, as files of the kubelet's directory have it. A
+// field that the specification does not have, such as archMap of docker's format, is a fault: it
+// would be a rule that does not hold.
+func DecodeSeccomp(text []byte) *Document[specs.LinuxSeccomp] {
+	return decode(Document[specs.LinuxSeccomp]{text: text, root: "linux.seccomp", strict: true})
 }
 
 // Parse decodes a config.json that is known to have no fault.

@@ -30,6 +30,15 @@ func ProcessJSON(text []byte, o Options) (*specs.Process, document.Faults) {
 	})
 }
 
+// SeccompJSON is JSON for a seccomp profile alone. Paths begin with "linux.seccomp".
+func SeccompJSON(text []byte, o Options) (*specs.LinuxSeccomp, document.Faults) {
+	return whole(document.DecodeSeccomp(text), func(profile *specs.LinuxSeccomp) document.Faults {
+		c := newChecker(&specs.Spec{Linux: &specs.Linux{Seccomp: profile}}, o)
+		c.seccomp()
+		return c.all()
+	})
+}
+
 // whole returns the value of a document with the faults of its form and those that check finds.
 func whole[T document.Value](d *document.Document[T], check func(*T) document.Faults) (*T,
 	document.Faults,

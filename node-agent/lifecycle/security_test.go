@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// TestAppArmorWithoutTheModule: a profile is refused, and its absence is not.
+func TestAppArmorWithoutTheModule(t *testing.T) {
+	for kind, refused := range map[corev1.AppArmorProfileType]bool{
+		corev1.AppArmorProfileTypeUnconfined:     false,
+		corev1.AppArmorProfileTypeRuntimeDefault: true,
+		corev1.AppArmorProfileTypeLocalhost:      true,
+	} {
+		p := &corev1.AppArmorProfile{Type: kind}
+		if kind == corev1.AppArmorProfileTypeLocalhost {
+			p.LocalhostProfile = new("x")
+		}
+		profile, err := (&securityStage{}).appArmor(p, false)
+		if profile != "" || (err != nil) != refused {
+			t.Errorf("%s: found %q, %v; want refused: %t", kind, profile, err, refused)
+		}
+		if err != nil && !strings.HasPrefix(err.Error(), "type: found "+string(kind)) {
+			t.Errorf("%s: found %v; want the path and the type", kind, err)
+		}
+	}
+	unconfined := &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	if profile, err := (&securityStage{}).appArmor(unconfined, true); profile != "unconfined" || err != nil {
+		t.Errorf("with the module: found %q, %v; want unconfined", profile, err)
+	}
+}
