@@ -185,7 +185,9 @@ func (a *agent) close() error {
 	for ; perr == nil && unix.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
 	}
 	mounts, gerr := filepath.Glob(a.path("state/bundles/*/rootfs"))
-	err = errors.Join(err, gerr)
+	pins, perr := filepath.Glob(runDir + "/netns/*")
+	err = errors.Join(err, gerr, perr)
+	mounts = append(mounts, pins...)
 	for _, m := range mounts {
 		err = errors.Join(err, unix.Unmount(m, unix.MNT_DETACH))
 	}
