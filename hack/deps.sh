@@ -9,7 +9,7 @@ set -euo pipefail
 
 case ${1-} in
 run) packages=(busybox-static jq procps) ;;
-test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iproute2 jq strace e2fsprogs uidmap apparmor secilc containernetworking-plugins iptables docker-registry) ;;
+test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iproute2 jq strace e2fsprogs uidmap apparmor secilc containernetworking-plugins iptables nftables docker-registry) ;;
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time patchelf) ;;
 lint) packages=(shellcheck) ;;
 bench-node) packages=(busybox-static runc crun podman conmon containerd gcc libc6-dev tini e2fsprogs util-linux) ;;

@@ -5,7 +5,6 @@ package network
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -17,7 +16,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -42,8 +40,18 @@ type Bridge struct {
 	chosen *libcni.NetworkConfigList // nil until it is known
 }
 
-// bridgePlugins are the plugins that the bridge needs.
-func bridgePlugins() []string { return []string{"bridge", "host-local", "portmap", "firewall"} }
+// oldVersion is the CNI version of plugins before 1.6.
+const oldVersion = "1.0.0"
+
+// bridgePlugins returns the plugins that the bridge needs. The plugin firewall knows iptables and
+// firewalld, and has nothing to do where there is no iptables that drops what is forwarded.
+func bridgePlugins() []string {
+	plugins := []string{"bridge", "host-local", "portmap"}
+	if hasProgram("iptables") {
+		plugins = append(plugins, "firewall")
+	}
+	return plugins
+}
 
 // defaultSubnets are the IPv4 subnets of which the first is used that collides with no route.
 func defaultSubnets() []netip.Prefix {
@@ -139,9 +147,13 @@ func (b *Bridge) list(ctx context.Context, cni *libcni.CNIConfig) (*libcni.Netwo
 	if err == nil {
 		err = keepAdvertisedRoutes()
 	}
-	own := false
+	version := bridgeVersion(ctx, cni)
+	var rules firewall
 	if err == nil {
-		own, err = b.masquerade(ctx, subnets)
+		rules, err = findFirewall(version)
+	}
+	if err == nil {
+		err = b.masquerade(ctx, rules, subnets)
 	}
 	if err != nil {
 		return nil, err
@@ -157,69 +169,28 @@ func (b *Bridge) list(ctx context.Context, cni *libcni.CNIConfig) (*libcni.Netwo
 		}
 		routes = append(routes, object{"dst": to})
 	}
-	text, err := json.Marshal(object{
-		"cniVersion": bridgeVersion(ctx, cni), "name": b.Name(),
-		"plugins": []object{
-			{
-				"type": "bridge", "bridge": b.Name(), "isGateway": true, "ipMasq": !own, "hairpinMode": true,
-				"ipam": object{
-					"type": "host-local", "dataDir": b.addressDir(), "ranges": ranges,
-					"routes": routes,
-				},
+	ports := object{"type": "portmap", "capabilities": object{portMappings: true}, "snat": true}
+	plugins := []object{
+		{
+			"type": "bridge", "bridge": b.Name(), "isGateway": true, "ipMasq": false, "hairpinMode": true,
+			"ipam": object{
+				"type": "host-local", "dataDir": b.addressDir(), "ranges": ranges,
+				"routes": routes,
 			},
-			{"type": "portmap", "capabilities": object{portMappings: true}, "snat": true},
-			{"type": "firewall"},
 		},
-	})
+		ports,
+	}
+	if rules == iptables { // as bridgePlugins has it
+		plugins = append(plugins, object{"type": "firewall"})
+	} else {
+		ports["backend"] = string(rules)
+	}
+	text, err := json.Marshal(object{"cniVersion": version, "name": b.Name(), "plugins": plugins})
 	if err != nil {
 		return nil, err
 	}
 	b.chosen, err = libcni.NetworkConfFromBytes(text)
 	return b.chosen, err
-}
-
-// masquerade has what leaves the bridge masqueraded, by one rule a subnet, and returns whether it
-// could. The plugin's own rules, of each container, are lost to it if the container's device is
-// removed before the plugin removes them. Without iptables the plugin has nftables, if it is of
-// version 1.6 or later.
-func (b *Bridge) masquerade(ctx context.Context, subnets []netip.Prefix) (bool, error) {
-	if path, _ := exec.LookPath("iptables"); path == "" {
-		return false, nil
-	}
-	patience := cmp.Or(b.patience, pluginPatience)
-	for _, p := range subnets {
-		program := "iptables"
-		if p.Addr().Is6() {
-			program = "ip6tables"
-		}
-		rule := []string{
-			"POSTROUTING", "-s", p.String(), "!", "-o", b.Name(),
-			"-m", "comment", "--comment", "containers of " + b.Name(), "-j", "MASQUERADE",
-		}
-		run := func(verb string) ([]byte, error) {
-			// Another process may hold the lock that it waits for.
-			limited, cancel := context.WithTimeoutCause(ctx, patience,
-				fmt.Errorf("did not end within %s", patience))
-			defer cancel()
-			cmd := exec.CommandContext(limited, program,
-				append([]string{"--wait", "-t", "nat", verb}, rule...)...)
-			cmd.WaitDelay = time.Second
-			out, err := cmd.CombinedOutput()
-			if err != nil && limited.Err() != nil {
-				err = context.Cause(limited)
-			}
-			return out, err
-		}
-		out, err := run("-C")
-		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() == 1 { // there is no such rule
-			out, err = run("-A")
-		}
-		if err != nil {
-			return false, fmt.Errorf("masquerade %s: %s: %w: %s", p, program, err, bytes.TrimSpace(out))
-		}
-	}
-	return true, nil
 }
 
 // bridgeVersion returns the newest version of the specification that all plugins of the bridge
@@ -228,7 +199,7 @@ func bridgeVersion(ctx context.Context, cni *libcni.CNIConfig) string {
 	for _, name := range bridgePlugins() {
 		info, err := cni.GetVersionInfo(ctx, name)
 		if err != nil || !slices.Contains(info.SupportedVersions(), "1.1.0") {
-			return "1.0.0"
+			return oldVersion
 		}
 	}
 	return "1.1.0"

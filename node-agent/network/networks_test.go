@@ -566,7 +566,7 @@ func TestIptablesHangs(t *testing.T) {
 			if name == "hangs" {
 				b.patience = 50 * time.Millisecond
 			}
-			_, err = b.masquerade(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")})
+			err = b.masquerade(t.Context(), iptables, []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")})
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("found %v; want %q", err, tc.want)
 			}
