@@ -103,7 +103,6 @@ var composeMissing = map[string]string{
 	"env_file":     "write the variables into env",
 	"healthcheck":  "remove it",
 	"init":         "remove it",
-	"networks":     "remove it",
 	"secrets":      "remove it",
 	"security_opt": "write spec.securityContext",
 	"stop_signal":  "the image's STOPSIGNAL is honoured",

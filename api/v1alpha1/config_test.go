@@ -226,6 +226,7 @@ func TestPodSecurity(t *testing.T) {
 		{"baseline", "image: busybox\nhostPID: true", "host namespaces"},
 		{"baseline", "image: busybox\nhostNetwork: true", "host namespaces"},
 		{"baseline", "image: busybox\nhostIPC: true", "host namespaces"},
+		{"baseline", "image: busybox\nnetworks: [{name: storage}]", "networks of the node by name"},
 		{"baseline", "image: busybox\nports: [{containerPort: 80, hostPort: 80}]", "ports of the node"},
 		{"baseline", "image: busybox\nvolumes: [{name: v, hostPath: {path: /}}]", "hostPath"},
 		{"baseline", "rootfs: {path: /srv}\ncommand: [x]", "files of the node"},

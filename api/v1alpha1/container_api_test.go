@@ -241,6 +241,26 @@ func TestContainerRules(t *testing.T) {
 			"make it the same as containerPort",
 		},
 		{"network of compose", image + "network: {}", image + "network: host", "spec.network"},
+		{
+			"networks", image + "networks: [{name: a}, {aliases: [db, db_1.example]}]\nports: [{containerPort: 80, hostPort: 80}]",
+			image + "networks: [{name: a}]\nhostNetwork: true", "remove networks or hostNetwork",
+		},
+		{
+			"networks beside none", image + "networks: [{name: a}]\nnetwork: {none: false}", image +
+				"networks: [{name: a}]\nnetwork: {none: true}", "remove networks or network.none",
+		},
+		{
+			"a network twice", image + "networks: [{name: a}, {name: b}]", image +
+				"networks: [{}, {name: a}, {}]", "remove the second of the same name",
+		},
+		{
+			"name of a network", image + "networks: [{name: a_b.c-d}]", image + "networks: [{name: a/b}]",
+			"is that of a CNI configuration",
+		},
+		{
+			"alias", image + "networks: [{aliases: [a]}]", image + "networks: [{aliases: [a, -b]}]",
+			"aliases are names in lower case",
+		},
 		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image +
 			`resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory and pids only"},
 		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image +

@@ -9,6 +9,25 @@ type Network struct {
 	None bool `json:"none,omitempty"`
 }
 
+// NetworkAttachment is a network of the node that a container is in.
+type NetworkAttachment struct {
+	// name of a CNI configuration of the node. Absent, the node's network for containers.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-zA-Z0-9][a-zA-Z0-9_.-]*$')",message="name of a network is that of a CNI configuration: letters, digits, '_', '.' and '-'"
+	Name string `json:"name,omitempty"`
+	// aliases are further names of the container in this network.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.all(a, a.matches('^[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?([.][a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$'))",message="aliases are names in lower case, such as db or db.example.com"
+	Aliases []string `json:"aliases,omitempty"`
+}
+
+// MaxNetworks is the number of networks that a container may be in.
+const MaxNetworks = 8
+
 // HostAlias is a line of /etc/hosts.
 type HostAlias struct {
 	// ip is the address of the line.

@@ -37,6 +37,8 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",message="each of volumeMounts must name one of volumes: add the volume or correct the name"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.network) && has(self.network.none) && self.network.none)",message="a container is in the node's network or in none: remove network.none or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!has(self.networks) || !(has(self.hostNetwork) && self.hostNetwork)",message="a container in the node's network is in no other: remove networks or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!has(self.networks) || !(has(self.network) && has(self.network.none) && self.network.none)",message="a container without a network is in none: remove networks or network.none"
 // +kubebuilder:validation:XValidation:rule="!has(self.devices) || size(self.devices) == 0 || !(has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged)",message="a privileged container has all devices of the node: remove devices or privileged"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !has(self.volumeMounts) || self.volumeMounts.all(m, !(m.mountPath in ['/dev/shm', '/dev/shm/']))",message="one of volumeMounts replaces /dev/shm: remove shmSize or the mount"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !(has(self.hostIPC) && self.hostIPC)",message="a container in the node's IPC namespace has the node's /dev/shm: remove shmSize or hostIPC"
@@ -175,6 +177,15 @@ type ContainerSpec struct {
 	// the node's network for containers.
 	// +optional
 	Network *Network `json:"network,omitempty"`
+
+	// networks that the container is in, in place of the node's network for containers: eth0 is its
+	// device in the first, eth1 in the second. Ports of the node lead to the first that can map them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self.all(n, self.exists_one(m, (has(m.name) ? m.name : '') == (has(n.name) ? n.name : '')))",message="a container is once in a network: remove the second of the same name"
+	Networks []NetworkAttachment `json:"networks,omitempty"`
 
 	// ports of the container. One with a hostPort is reachable by that port of the node, from the
 	// node itself and from outside; any other is there for people to read, as in a Pod.

@@ -281,6 +281,11 @@ type BundleNetwork struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=128
 	Ports []HostPort `json:"ports,omitempty"`
+	// networks of the Container.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Networks []NetworkAttachment `json:"networks,omitempty"`
 }
 
 // BundleNames holds the fields of the Container for the files in /etc that the agent writes.

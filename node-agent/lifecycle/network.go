@@ -63,6 +63,9 @@ func wantedNetwork(c *Container) network.Wanted {
 	want := network.Wanted{Name: c.Key.String()}
 	if b := c.Bundle.Spec.Network; b != nil {
 		want.None = b.None
+		for _, a := range b.Networks {
+			want.Networks = append(want.Networks, network.Attachment{Network: a.Name, Aliases: a.Aliases})
+		}
 		for _, p := range b.Ports {
 			want.Ports = append(want.Ports, network.PortMapping{
 				HostPort: p.HostPort, ContainerPort: p.ContainerPort,

@@ -96,9 +96,15 @@ func (b *Bridge) Name() string {
 // not.
 func (b *Bridge) addressDir() string { return filepath.Join(b.RunDir, "cni") }
 
+// lease holds the addresses of a container.
+type lease struct {
+	device    string
+	addresses []netip.Addr
+}
+
 // leases returns the addresses in use by the CNI id of the container: host-local has a file for
-// each address, whose first line is the id.
-func (b *Bridge) leases() (map[string][]netip.Addr, error) {
+// each address, whose lines are the id and the device.
+func (b *Bridge) leases() (map[string]lease, error) {
 	if b == nil {
 		return nil, nil
 	}
@@ -110,7 +116,7 @@ func (b *Bridge) leases() (map[string][]netip.Addr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("addresses of the bridge: %w", err)
 	}
-	out := map[string][]netip.Addr{}
+	out := map[string]lease{}
 	for _, e := range entries {
 		address, err := netip.ParseAddr(e.Name())
 		if err != nil {
@@ -123,12 +129,12 @@ func (b *Bridge) leases() (map[string][]netip.Addr, error) {
 		if err != nil {
 			return nil, fmt.Errorf("addresses of the bridge: %w", err)
 		}
-		id, _, _ := strings.Cut(string(text), "\n")
+		id, device, _ := strings.Cut(string(text), "\n")
 		id = strings.TrimSpace(id)
 		if id == "" {
 			continue // host-local creates the file before it writes the id
 		}
-		out[id] = append(out[id], address)
+		out[id] = lease{strings.TrimSpace(device), append(out[id].addresses, address)}
 	}
 	return out, nil
 }

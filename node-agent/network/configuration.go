@@ -48,12 +48,18 @@ func (n *Networks) list(ctx context.Context) (*libcni.NetworkConfigList, error) 
 
 // file returns the file of the node's configuration list; "" if there is none.
 func (n *Networks) file() (string, error) {
-	files, err := libcni.ConfFiles(n.ConfDir, []string{".conf", ".conflist", ".json"})
+	files, err := n.files()
 	if err != nil || len(files) == 0 {
 		return "", err
 	}
-	slices.Sort(files)
 	return files[0], nil
+}
+
+// files returns those of ConfDir, by name.
+func (n *Networks) files() ([]string, error) {
+	files, err := libcni.ConfFiles(n.ConfDir, []string{".conf", ".conflist", ".json"})
+	slices.Sort(files)
+	return files, err
 }
 
 // load reads a configuration list, or the configuration of one plugin.

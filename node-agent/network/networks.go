@@ -4,6 +4,7 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -28,6 +29,7 @@ type Networks struct {
 	patience time.Duration // of a wait for plugins; 0 means orphanPatience
 
 	ports portTable
+	used  usedNetworks
 	slots chan struct{} // a token for each container that is being connected or disconnected
 	// first and firstPorts are of any container and of one with ports, for which more is created.
 	first, firstPorts first
@@ -60,12 +62,25 @@ type Wanted struct {
 	Name string
 	// None leaves it with loopback alone.
 	None bool
+	// Networks that it is in; none stands for the node's network for containers.
+	Networks []Attachment
 	// Ports of the node that lead to the container or, in the node's network, that it listens on.
 	Ports []PortMapping
 }
 
-// device is the name of a container's network device.
-const device = "eth0"
+// Attachment is a network that a container asks for.
+type Attachment struct {
+	// Network is the name of a configuration list; "" stands for the node's network for containers.
+	Network string `json:"network,omitempty"`
+	// Aliases are further names of the container in that network.
+	Aliases []string `json:"aliases,omitempty"`
+}
+
+// MaxNetworks is the number of networks that a container may be in.
+const MaxNetworks = 8
+
+// device returns the name of a container's network device.
+func device(i int) string { return fmt.Sprintf("eth%d", i) }
 
 // Attach gives a container its namespace and connects it to its network, unless it has that. It
 // returns the path of the namespace.
@@ -74,7 +89,8 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 	if err != nil {
 		return "", err
 	}
-	if r == nil && (want.None || len(n.BinDirs) == 0 && len(want.Ports) == 0) {
+	nothing := len(n.BinDirs) == 0 && len(want.Ports) == 0 && len(want.Networks) == 0
+	if r == nil && (want.None || nothing) {
 		n.ports.release(id)
 		return n.Namespaces.Ensure(id)
 	}
@@ -91,8 +107,7 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 		return "", err
 	}
 	if r != nil {
-		if pinned && r.Done && len(r.List) > 0 && !want.None && slices.Equal(r.Ports, want.Ports) &&
-			op.check(r) {
+		if pinned && r.Done && r.asks(want) && op.check(r) {
 			return n.Namespaces.Path(id), nil
 		}
 		if err := op.remove(r); err != nil {
@@ -109,8 +124,8 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 	return path, op.add(want)
 }
 
-// Recover notes the ports of a container that an earlier agent has connected. It is called for all
-// containers before Attach is for any.
+// Recover notes the ports and the networks of a container that an earlier agent has connected. It
+// is called for all containers before Attach is for any.
 func (n *Networks) Recover(id string, f Files) {
 	r, err := readRecord(f.File(recordFile))
 	if err != nil {
@@ -118,6 +133,7 @@ func (n *Networks) Recover(id string, f Files) {
 	}
 	if r != nil {
 		n.ports.recovered(id, r.Name, r.Ports)
+		n.used.note(r)
 	}
 }
 
@@ -143,7 +159,7 @@ func (n *Networks) AttachToNode(ctx context.Context, id string, f Files, want Wa
 		slices.Equal(r.Ports, want.Ports) {
 		return nil
 	}
-	return (&record{Version: recordVersion, Name: want.Name, Ports: want.Ports, Done: true}).write(f)
+	return (&record{Name: want.Name, Ports: want.Ports, Done: true}).write(f)
 }
 
 // Detach disconnects a container from its network and removes its namespace. It is no error if
@@ -154,7 +170,7 @@ func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 	if unreadable {
 		// There is no way to know what to undo but to take it for what would be done today.
 		n.Log.Error("disconnect a container from the node's network of today", "id", id, "error", err)
-		r = &record{Version: recordVersion}
+		r = &record{}
 	}
 	if r == nil {
 		n.ports.release(id)

@@ -336,7 +336,7 @@ func TestAttachOfAKilledAgent(t *testing.T) {
 		if got := n.attach("c", Wanted{}); len(got) != 2 {
 			t.Errorf("%s: found the addresses %v; want two", name, got)
 		}
-		if leases, err := n.Bridge.leases(); err != nil || len(leases) != 1 || len(leases["c"]) != 2 {
+		if leases, err := n.Bridge.leases(); err != nil || len(leases) != 1 || len(leases["c"].addresses) != 2 {
 			t.Errorf("%s: found the addresses %v, %v; want two of one container", name, leases, err)
 		}
 		out, _ := exec.Command("ip", "-o", "link", "show", "type", "veth").Output()
@@ -398,7 +398,7 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	leases, err := n.Bridge.leases()
-	if err != nil || len(leases) != 1 || len(leases["kept"]) != len(kept) {
+	if err != nil || len(leases) != 1 || len(leases["kept"].addresses) != len(kept) {
 		t.Errorf("found the addresses %v, %v; want those of kept", leases, err)
 	}
 	if pinned := n.pinned(); !slices.Equal(pinned, []string{"kept"}) {
@@ -462,7 +462,7 @@ func TestPruneGoesOn(t *testing.T) {
 	if err := n.Prune(t.Context(), none); err == nil {
 		t.Error("found no error; want those of both")
 	}
-	if leases, err := n.Bridge.leases(); err != nil || len(leases["c"]) > 0 {
+	if leases, err := n.Bridge.leases(); err != nil || len(leases["c"].addresses) > 0 {
 		t.Errorf("found the addresses %v, %v; want none of c", leases, err)
 	}
 	if err := os.Remove(dir("a")); err != nil {
@@ -599,7 +599,7 @@ func TestLeasesThatChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	leases, err := b.leases()
-	want := map[string][]netip.Addr{"c": {netip.MustParseAddr("10.89.0.2")}}
+	want := map[string]lease{"c": {"eth0", []netip.Addr{netip.MustParseAddr("10.89.0.2")}}}
 	if err != nil || !reflect.DeepEqual(leases, want) {
 		t.Errorf("found %v, %v; want %v", leases, err, want)
 	}
@@ -696,7 +696,7 @@ func TestSubnets(t *testing.T) {
 // A record of a newer agent is not guessed at.
 func TestRecordOfANewerVersion(t *testing.T) {
 	f := looseFiles(t.TempDir())
-	text, err := json.Marshal(record{Version: recordVersion + 1})
+	text, err := json.Marshal(record{Version: recordVersionSeveral + 1})
 	if err == nil {
 		err = f.Replace(recordFile, text)
 	}
@@ -704,7 +704,7 @@ func TestRecordOfANewerVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Addresses(f); err == nil || !strings.Contains(err.Error(),
-		"this agent knows up to 1") {
+		"this agent knows up to 2") {
 		t.Errorf("found %v; want a refusal", err)
 	}
 }

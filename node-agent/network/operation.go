@@ -106,9 +106,11 @@ func (op *operation) cni(added func([]byte) error) *libcni.CNIConfig {
 		&plugins{lock: op.lock, added: added})
 }
 
-// runtime returns the arguments of each plugin. A namespace that is gone, as after a boot, is
-// empty: plugins then remove what they can without.
-func (op *operation) runtime(ports []PortMapping) (*libcni.RuntimeConf, error) {
+// runtime returns the arguments of each plugin for a connection. A namespace that is gone, as after
+// a boot, is empty: plugins then remove what they can without.
+func (op *operation) runtime(r *record, i int, list *libcni.NetworkConfigList) (*libcni.RuntimeConf,
+	error,
+) {
 	path := ""
 	if exists, err := op.Namespaces.Exists(op.id); err != nil {
 		return nil, err
@@ -116,11 +118,19 @@ func (op *operation) runtime(ports []PortMapping) (*libcni.RuntimeConf, error) {
 		path = op.Namespaces.Path(op.id)
 	}
 	rt := &libcni.RuntimeConf{
-		ContainerID: cniID(op.id), NetNS: path, IfName: device,
-		Args: [][2]string{{"IgnoreUnknown", "1"}},
+		ContainerID: cniID(op.id), NetNS: path, IfName: device(i),
+		Args: [][2]string{{"IgnoreUnknown", "1"}}, CapabilityArgs: map[string]any{},
 	}
-	if len(ports) > 0 {
-		rt.CapabilityArgs = map[string]any{portMappings: ports}
+	if len(r.Ports) > 0 && r.mapsPorts() == i {
+		rt.CapabilityArgs[portMappings] = r.Ports
+	}
+	c := r.connections()[i]
+	if c.Device != "" {
+		rt.IfName = c.Device
+	}
+	// The form of podman, for its plugin dnsname.
+	if asked := c.Asked; asked != nil && len(asked.Aliases) > 0 {
+		rt.CapabilityArgs[aliases] = map[string][]string{list.Name: asked.Aliases}
 	}
 	return rt, nil
 }
@@ -130,30 +140,22 @@ func cniID(id string) string { return strings.ReplaceAll(id, "+", ".") }
 
 // add connects the container, whose namespace exists and is empty.
 func (op *operation) add(want Wanted) error {
-	list, err := op.list(op.ctx)
-	if err != nil {
+	lists, err := op.lists(op.ctx, want)
+	if err != nil || lists == nil {
 		return err
 	}
-	if list == nil {
-		return op.refusePorts(want.Ports)
-	}
-	if len(want.Ports) > 0 && !slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
-		return p.Network.Capabilities[portMappings]
-	}) {
-		return fmt.Errorf(
-			"spec.ports: found hostPort %d; allowed on this node: none, as no plugin of its network %s has the capability %s",
-			want.Ports[0].HostPort, list.Name, portMappings)
-	}
-	for _, p := range list.Plugins {
-		if _, err := (&plugins{}).FindInPath(p.Network.Type, op.BinDirs); err != nil {
-			return fmt.Errorf("network %s: %w", list.Name, err)
+	r := &record{Name: want.Name, Ports: want.Ports}
+	for i, list := range lists {
+		c := connection{List: flatten(list)}
+		if len(want.Networks) > 0 {
+			c.Asked = &want.Networks[i]
+		}
+		if i == 0 {
+			r.connection = c
+		} else {
+			r.More = append(r.More, c)
 		}
 	}
-	rt, err := op.runtime(want.Ports)
-	if err != nil {
-		return err
-	}
-	r := &record{Version: recordVersion, Name: want.Name, List: flatten(list), Ports: want.Ports}
 	if err := r.write(op.files); err != nil {
 		return err
 	}
@@ -161,83 +163,94 @@ func (op *operation) add(want Wanted) error {
 	if len(want.Ports) > 0 {
 		donePorts = op.firstPorts.begin()
 	}
-	// The result of the last plugin is written twice, so that the record says when all are done.
-	_, err = op.cni(func(result []byte) error {
-		r.Result = slices.Clone(result)
-		return r.write(op.files)
-	}).AddNetworkList(op.ctx, list, rt)
+	for i, list := range lists {
+		if err = op.connect(r, i, list); err != nil {
+			err = fmt.Errorf("connect to network %s: %w", list.Name, err)
+			break
+		}
+	}
 	donePorts(err)
 	done(err)
 	if err == nil {
 		r.Done = true
-		if _, err = r.addresses(); err == nil {
-			err = r.write(op.files)
-		}
+		err = r.write(op.files)
 	}
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("connect to network %s: %w", list.Name, err)
 	if serr := op.settle(); serr != nil {
 		return errors.Join(err, serr) // the record has no end, so the next operation disconnects
 	}
 	return errors.Join(err, op.remove(r))
 }
 
-// refusePorts returns why a node without a network cannot map ports.
-func (op *operation) refusePorts(ports []PortMapping) error {
-	if len(ports) == 0 {
-		return nil
+// connect gives the container the device of one network. The result of the last plugin is written
+// twice, so that the record says when all are done.
+func (op *operation) connect(r *record, i int, list *libcni.NetworkConfigList) error {
+	rt, err := op.runtime(r, i, list)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf(
-		"spec.ports: found hostPort %d; allowed on this node: none, as its containers have no network: %w",
-		ports[0].HostPort, op.Missing())
+	c := r.connections()[i]
+	_, err = op.cni(func(result []byte) error {
+		c.Result = slices.Clone(result)
+		return r.write(op.files)
+	}).AddNetworkList(op.ctx, list, rt)
+	if err == nil {
+		_, err = c.addresses()
+	}
+	return err
 }
 
 // check returns whether the container is still connected as its record says.
 func (op *operation) check(r *record) bool {
-	list, err := libcni.NetworkConfFromBytes(r.List)
-	if err == nil {
-		if known, verr := version.GreaterThanOrEqualTo(list.CNIVersion, "0.4.0"); verr == nil && !known {
-			return true // CHECK came with that version
+	for i, c := range r.connections() {
+		if err := op.checkOne(r, i, c); err != nil {
+			op.Log.Warn("the container is not connected to its network as it was; connecting it anew", "id",
+				op.id, "device", device(i), "error", err)
+			return false
 		}
 	}
-	var rt *libcni.RuntimeConf
-	if err == nil {
-		rt, err = op.runtime(r.Ports)
+	return true
+}
+
+func (op *operation) checkOne(r *record, i int, c *connection) error {
+	list, err := libcni.NetworkConfFromBytes(c.List)
+	if err != nil {
+		return err
 	}
+	if known, err := version.GreaterThanOrEqualTo(list.CNIVersion, "0.4.0"); err == nil && !known {
+		return nil // CHECK came with that version
+	}
+	rt, err := op.runtime(r, i, list)
 	if err == nil {
-		err = op.writeCache(list, rt, r)
+		err = op.writeCache(list, rt, c)
 	}
 	if err == nil {
 		err = op.cni(nil).CheckNetworkList(op.ctx, list, rt)
 	}
-	if err != nil {
-		op.Log.Warn("the container is not connected to its network as it was; connecting it anew", "id",
-			op.id, "error", err)
-	}
-	return err == nil
+	return err
 }
 
-// remove disconnects the container by all plugins, whatever the record says of how far it came, and
-// then removes the namespace and the record. It may be repeated.
+// remove disconnects the container from its networks, the last one first, by all plugins, whatever
+// the record says of how far it came, and then removes the namespace and the record. It may be
+// repeated.
 func (op *operation) remove(r *record) error {
-	if len(r.List) == 0 {
-		return op.forget()
-	}
-	list, err := libcni.NetworkConfFromBytes(r.List)
-	if err != nil {
-		return fmt.Errorf("disconnect from the network: %w", err)
-	}
-	rt, err := op.runtime(r.Ports)
-	if err != nil {
-		return err
-	}
-	if err := op.writeCache(list, rt, r); err != nil {
-		return err
-	}
-	if err := op.cni(nil).DelNetworkList(op.ctx, list, rt); err != nil {
-		return fmt.Errorf("disconnect from network %s: %w", list.Name, err)
+	for i, c := range slices.Backward(r.connections()) {
+		list, err := libcni.NetworkConfFromBytes(c.List)
+		if err != nil {
+			return fmt.Errorf("disconnect from the network: %w", err)
+		}
+		rt, err := op.runtime(r, i, list)
+		if err != nil {
+			return err
+		}
+		if err := op.writeCache(list, rt, c); err != nil {
+			return err
+		}
+		if err := op.cni(nil).DelNetworkList(op.ctx, list, rt); err != nil {
+			return fmt.Errorf("disconnect from network %s: %w", list.Name, err)
+		}
 	}
 	return op.forget()
 }
@@ -257,15 +270,15 @@ func (op *operation) forget() error {
 // writeCache writes the result of the record where libcni looks for it. Plugins need it to know
 // the addresses whose rules they remove.
 func (op *operation) writeCache(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf,
-	r *record,
+	c *connection,
 ) error {
 	dir := filepath.Join(op.files.File(cacheDir), "results")
-	if err := os.RemoveAll(dir); err != nil || len(r.Result) == 0 {
+	if err := os.RemoveAll(dir); err != nil || len(c.Result) == 0 {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, list.Name+"-"+rt.ContainerID+"-"+rt.IfName),
-		r.Result, 0o600)
+		c.Result, 0o600)
 }

@@ -55,14 +55,16 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 	var errs []error
 	var valid []types.GCAttachment
 	for _, id := range ids {
-		valid = append(valid, types.GCAttachment{ContainerID: cniID(id), IfName: device})
+		for i := range MaxNetworks { // as the record of each may not be readable
+			valid = append(valid, types.GCAttachment{ContainerID: cniID(id), IfName: device(i)})
+		}
 	}
 	owned := func(id string) bool {
 		return slices.ContainsFunc(ids, func(b string) bool { return cniID(b) == cniID(id) })
 	}
-	if list, err := n.list(ctx); err != nil {
-		errs = append(errs, err)
-	} else if list != nil {
+	lists, err := n.collectable(ctx)
+	errs = append(errs, err)
+	for _, list := range lists {
 		errs = append(errs, n.pruneList(ctx, collector, list, leases, owned, valid))
 	}
 	for _, id := range pinned {
@@ -74,22 +76,54 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 	return errors.Join(errs...)
 }
 
+// collectable returns the node's network for containers, its bridge, and the networks that
+// containers are in. Others may be of other programs.
+func (n *Networks) collectable(ctx context.Context) ([]*libcni.NetworkConfigList, error) {
+	var out []*libcni.NetworkConfigList
+	add := func(list *libcni.NetworkConfigList) {
+		if !slices.Contains(namesOf(out), list.Name) {
+			out = append(out, list)
+		}
+	}
+	list, err := n.list(ctx)
+	if list != nil {
+		add(list)
+	}
+	if len(n.BinDirs) == 0 {
+		return out, err
+	}
+	lists, _ := n.configured() // a file with a fault has no list
+	for _, list := range lists {
+		if n.used.has(list.Name) {
+			add(list)
+		}
+	}
+	if n.Bridge != nil && n.used.has(n.Bridge.Name()) {
+		list, berr := n.named(ctx, n.Bridge.Name())
+		err = errors.Join(err, berr)
+		if list != nil {
+			add(list)
+		}
+	}
+	return out, err
+}
+
 // pruneList disconnects from the node's network what has an address of the bridge and no container,
 // and has the plugins collect what else belongs to none. They inherit the lock collector.
 func (n *Networks) pruneList(
 	ctx context.Context, collector *os.File, list *libcni.NetworkConfigList,
-	leases map[string][]netip.Addr, owned func(string) bool, valid []types.GCAttachment,
+	leases map[string]lease, owned func(string) bool, valid []types.GCAttachment,
 ) error {
 	var errs []error
-	for id, addresses := range leases {
+	for id, l := range leases {
 		if owned(id) || n.Bridge == nil || list.Name != n.Bridge.Name() {
 			continue
 		}
 		if ctx.Err() != nil {
 			break
 		}
-		n.Log.Warn("disconnect a container that does not exist", "id", id, "addresses", addresses)
-		f := looseFiles(filepath.Join(n.pruneDir(), addresses[0].String()))
+		n.Log.Warn("disconnect a container that does not exist", "id", id, "addresses", l.addresses)
+		f := looseFiles(filepath.Join(n.pruneDir(), l.addresses[0].String()))
 		if err := os.MkdirAll(string(f), 0o700); err != nil {
 			errs = append(errs, err)
 			continue
@@ -101,7 +135,10 @@ func (n *Networks) pruneList(
 		}
 		// The plugin portmap removes all ports of a container, and does nothing for one that has none.
 		errs = append(errs, op.remove(&record{
-			List: flatten(list), Result: leased(list.CNIVersion, addresses),
+			connection: connection{
+				List: flatten(list), Device: l.device,
+				Result: leased(list.CNIVersion, l.addresses),
+			},
 			Ports: []PortMapping{{HostPort: 1, ContainerPort: 1, Protocol: "tcp"}},
 		}))
 		op.lock.Close()

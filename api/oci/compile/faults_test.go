@@ -239,6 +239,25 @@ func TestFaults(t *testing.T) {
 			"spec.network.none", "remove network.none or hostNetwork",
 		},
 		{
+			"networks on the host's network", image + "networks: [{name: a}]\nhostNetwork: true",
+			"spec.networks", "remove networks or hostNetwork",
+		},
+		{
+			"networks beside none", image + "networks: [{name: a}]\nnetwork: {none: true}",
+			"spec.networks", "remove networks or network.none",
+		},
+		{
+			"a network twice", image + "networks: [{name: a}, {}, {name: a}]", "spec.networks[2].name",
+			"Duplicate",
+		},
+		{
+			"name of a network", image + "networks: [{name: a/b}]", "spec.networks[0].name",
+			"CNI configuration",
+		},
+		{
+			"alias", image + "networks: [{aliases: [db, DB]}]", "spec.networks[0].aliases[1]", "lower case",
+		},
+		{
 			"port out of range", image + "ports: [{containerPort: 0}]", "spec.ports[0].containerPort",
 			"between 1 and 65535",
 		},

@@ -184,6 +184,15 @@ func fieldCases() map[string]fieldCase {
 			func(s *spec) {
 				s.Network, s.Ports = &v1alpha1.Network{None: true}, nil
 			}),
+		"networks[].name": honoured(arrives{"network.networks[front].name": `"front"`}, func(s *spec) {
+			s.Networks = []v1alpha1.NetworkAttachment{{Name: "front"}}
+		}),
+		"networks[].aliases": honoured(arrives{
+			"network.networks[back].name":    `"back"`,
+			"network.networks[back].aliases": `["db"]`,
+		}, func(s *spec) {
+			s.Networks = []v1alpha1.NetworkAttachment{{Name: "back", Aliases: []string{"db"}}}
+		}),
 		"ports[].name": placement(func(s *spec) { s.Ports[0].Name = "other" },
 			"spec.ports[0].name", func(s *spec) { s.Ports[0].Name = "Web!" }),
 		"ports[].containerPort": honoured(arrives{"network.ports[8080].containerPort": `81`},

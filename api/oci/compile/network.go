@@ -5,6 +5,7 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,10 +22,45 @@ func network(d *draft) {
 		d.refuse(d.path.Child("network", "none"),
 			"a container is in the node's network or in none: remove network.none or hostNetwork")
 	}
-	if out.None || len(out.Ports) > 0 {
+	networks(d, out)
+	if out.None || len(out.Ports) > 0 || len(out.Networks) > 0 {
 		d.out.Network = out
 	}
 }
+
+// networks compiles spec.networks.
+func networks(d *draft, out *v1alpha1.BundleNetwork) {
+	at, names := d.path.Child("networks"), map[string]bool{}
+	switch {
+	case len(d.in.Networks) == 0:
+	case d.in.HostNetwork:
+		d.refuse(at, "a container in the node's network is in no other: remove networks or hostNetwork")
+	case out.None:
+		d.refuse(at, "a container without a network is in none: remove networks or network.none")
+	case len(d.in.Networks) > v1alpha1.MaxNetworks:
+		d.faults = append(d.faults, field.TooMany(at, len(d.in.Networks), v1alpha1.MaxNetworks))
+	}
+	for i, n := range d.in.Networks {
+		at := at.Index(i)
+		if n.Name != "" && !networkName.MatchString(n.Name) {
+			d.invalid(at.Child("name"), n.Name,
+				"must be the name of a CNI configuration: letters, digits, '_', '.' and '-'")
+		}
+		if names[n.Name] {
+			d.faults = append(d.faults, field.Duplicate(at.Child("name"), n.Name))
+		}
+		names[n.Name] = true
+		for j, alias := range n.Aliases {
+			for _, msg := range validation.IsDNS1123SubdomainWithUnderscore(alias) {
+				d.invalid(at.Child("aliases").Index(j), alias, msg)
+			}
+		}
+		out.Networks = append(out.Networks, *n.DeepCopy())
+	}
+}
+
+// networkName matches names of networks by the specification of CNI.
+var networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 // hostPorts returns those of spec.ports that are ports of the node. In the node's network all are,
 // as in a Pod.

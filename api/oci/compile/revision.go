@@ -62,6 +62,10 @@ func revisions() map[string]int32 {
 		"network":      2,
 		"network.none": 2,
 
+		"network.networks":           3,
+		"network.networks[].name":    3,
+		"network.networks[].aliases": 3,
+
 		"network.ports":                 2,
 		"network.ports[].hostPort":      2,
 		"network.ports[].hostIP":        2,
