@@ -351,6 +351,11 @@ func TestContainerRules(t *testing.T) {
 			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim",
 		},
 		{
+			"network of another Container", image + "network: {none: true}",
+			image + "network: {container: web}",
+			"network.container is honoured by an agent without a cluster only",
+		},
+		{
 			"named volume", image + "volumes: [{name: v, persistentVolumeClaim: {claimName: x, readOnly: true}}]",
 			image + "volumes: [{name: v, persistentVolumeClaim: {claimName: x}, emptyDir: {}}]",
 			"set exactly one of hostPath",

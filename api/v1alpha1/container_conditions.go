@@ -123,6 +123,8 @@ const (
 	// ReasonNetworkFailed surfaces in Running when the container could not be connected to its
 	// network; the agent tries again after a back-off.
 	ReasonNetworkFailed = "NetworkFailed"
+	// ReasonNetworkNotReady: the Container in whose network the container is to be has none yet.
+	ReasonNetworkNotReady = "NetworkNotReady"
 	// ReasonMissingClusterDNS surfaces in DNSConfigured when dnsPolicy asks for the cluster's servers
 	// and the agent does not know them: the container has the node's. The kubelet has the same word.
 	ReasonMissingClusterDNS = "MissingClusterDNS"

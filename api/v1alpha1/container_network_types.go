@@ -7,6 +7,11 @@ type Network struct {
 	// none leaves the container with loopback alone, in a network namespace of its own.
 	// +optional
 	None bool `json:"none,omitempty"`
+	// container is the name of another Container of the namespace, in whose network namespace the
+	// container is. Honoured by an agent without a cluster.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Container string `json:"container,omitempty"`
 }
 
 // NetworkAttachment is a network of the node that a container is in.

@@ -276,6 +276,10 @@ type BundleNetwork struct {
 	// none leaves it with loopback alone.
 	// +optional
 	None bool `json:"none,omitempty"`
+	// container is the name of the Container whose network namespace it is in.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Container string `json:"container,omitempty"`
 	// ports of the node that the container has.
 	// +optional
 	// +listType=atomic

@@ -21,8 +21,8 @@ const (
 
 // ownHosts returns /etc/hosts of a container with a network namespace of its own, in the layout of
 // the kubelet's managedHostsFileContent. Its names have its addresses or, if there is loopback
-// alone, that of loopback.
-func (n Names) ownHosts(hostname, domain string) []byte {
+// alone, that of loopback. So have more names, those of a container that has joined it.
+func (n Names) ownHosts(hostname, domain string, more ...string) []byte {
 	var b bytes.Buffer
 	if n.Wanted != nil {
 		b.WriteString(managedHostsHeader)
@@ -40,9 +40,14 @@ func (n Names) ownHosts(hostname, domain string) []byte {
 	if domain != "" {
 		qualified = hostname + "." + domain + "\t"
 	}
+	all := names(hostname, n.Container)
+	for _, name := range more {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
 	for _, a := range addresses {
-		fmt.Fprintf(&b, "%s\t%s%s\n", a, qualified,
-			strings.Join(names(hostname, n.Container), " "))
+		fmt.Fprintf(&b, "%s\t%s%s\n", a, qualified, strings.Join(all, " "))
 	}
 	return append(b.Bytes(), n.aliases()...)
 }

@@ -3,6 +3,7 @@
 package bundle
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -35,10 +36,21 @@ type Names struct {
 	Wanted *v1alpha1.BundleNames
 	// Addresses are the container's in its network.
 	Addresses []netip.Addr
+	// Joined is the Container in whose network the container is; nil if that is its own.
+	Joined *Joined
 	// Host is the root directory of the node.
 	Host fs.FS
 	// Cluster has the DNS servers and the domain of the cluster.
 	Cluster ClusterDNS
+}
+
+// Joined is a Container in whose network others are. Their /etc/hosts and /etc/resolv.conf are made
+// of its fields.
+type Joined struct {
+	// Container is its name, and Hostname its hostname; "" without one of its own.
+	Container, Hostname string
+	// Wanted has its fields about names; nil if it has none.
+	Wanted *v1alpha1.BundleNames
 }
 
 // MountNames writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container and adds their
@@ -206,14 +218,19 @@ func nameFiles(spec *specs.Spec, n Names) ([]nameFile, *DNSNotice, error) {
 		}
 	}
 	network := own(specs.NetworkNamespace)
-	resolv, notice, err := n.resolv(network)
+	of := n.ofNetwork()
+	resolv, notice, err := of.resolv(network)
 	if err != nil {
 		return nil, nil, err
 	}
 	var hosts []byte
-	if network {
+	switch {
+	case n.Joined != nil:
+		hosts = of.ownHosts(cmp.Or(n.Joined.Hostname, n.Joined.Container), of.domain(),
+			names(hostname, n.Container)...)
+	case network:
 		hosts = n.ownHosts(hostname, domain)
-	} else {
+	default:
 		node, err := readHost(n.Host, "etc/hosts")
 		if err != nil {
 			return nil, nil, err
@@ -228,6 +245,14 @@ func nameFiles(spec *specs.Spec, n Names) ([]nameFile, *DNSNotice, error) {
 		{"hostname", []byte(hostname + "\n")},
 		{"resolv.conf", resolv},
 	}, notice, nil
+}
+
+// ofNetwork returns the names of the Container to which the network belongs.
+func (n Names) ofNetwork() Names {
+	if n.Joined != nil {
+		n.Container, n.Wanted = n.Joined.Container, n.Joined.Wanted
+	}
+	return n
 }
 
 // maxHostname is __NEW_UTS_LEN of the kernel.

@@ -3,6 +3,7 @@
 package bundle
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,6 +50,30 @@ func mounted(s *specs.Spec) string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// The files of a container that has joined a network are those of the network's own, with its names.
+func TestNamesOfJoined(t *testing.T) {
+	spec := specWith()
+	files, _, err := nameFiles(spec, Names{
+		Container: "side", Namespace: "default", Addresses: []netip.Addr{netip.MustParseAddr("10.89.0.2")},
+		Joined: &Joined{Container: "db", Hostname: "store", Wanted: &v1alpha1.BundleNames{
+			HostAliases: []v1alpha1.HostAlias{{IP: "192.0.2.7", Hostnames: []string{"far"}}},
+			DNSPolicy:   corev1.DNSNone, DNSConfig: &v1alpha1.DNSConfig{Nameservers: []string{"192.0.2.53"}},
+		}},
+		Host: hostFS(nil),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{
+		"10.89.0.2\tstore db web.example.org web side\n\n# Entries added by HostAliases.\n192.0.2.7\tfar\n",
+		"web.example.org\n", "nameserver 192.0.2.53\n",
+	} {
+		if got := string(files[i].content); !strings.HasSuffix(got, want) {
+			t.Errorf("/etc/%s: found %q; want %q at its end", files[i].name, got, want)
+		}
+	}
 }
 
 func TestMountNames(t *testing.T) {

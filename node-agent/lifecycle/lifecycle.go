@@ -177,6 +177,8 @@ type Config struct {
 	Networks *network.Networks
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
+	// Neighbours has the other Containers, whose networks a container may join; optional.
+	Neighbours Neighbours
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 }
@@ -184,21 +186,26 @@ type Config struct {
 // Stages returns the stages in the order of Ensure.
 func Stages(c Config) List {
 	variables, document := environmentStage{c.Node, c.Objects}, documentStage{c.CgroupParent}
+	joins := &joins{
+		Neighbours: c.Neighbours, networks: c.Networks, waker: c.Wake,
+		followers: map[source.Key]map[source.Key]bool{},
+	}
 	return List{
 		handlerStage{c.Handlers},
 		objectsStage{variables},
 		variables,
 		filesStage{variables},
 		claimsStage{c.Claims, c.Volumes, &waiters{wake: c.Wake, keys: map[source.Key]bool{}}},
+		joinStage{joins},
 		imageStage{c.Pulls, c.Wake, variables},
 		commitStage{},
 		rootfsStage{},
 		volumesStage{},
 		document,
-		networkStage{c.Networks},
+		networkStage{c.Networks, joins},
 		addressesStage{variables, document},
 		subPathsStage{},
-		namesStage{c.ClusterDNS},
+		namesStage{c.ClusterDNS, joins},
 		&securityStage{seccompRoot: c.SeccompRoot},
 		configStage{},
 		logsStage{c.Logs},

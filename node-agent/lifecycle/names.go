@@ -11,7 +11,10 @@ import (
 
 // namesStage writes /etc/hosts, /etc/hostname and /etc/resolv.conf and adds their mounts to the
 // document. They are written at each start, and removed with the container.
-type namesStage struct{ cluster bundle.ClusterDNS }
+type namesStage struct {
+	cluster bundle.ClusterDNS
+	joins   *joins
+}
 
 func (namesStage) Name() string { return "names" }
 func (namesStage) Scope() Scope { return PerContainer }
@@ -20,6 +23,7 @@ func (s namesStage) Ensure(_ context.Context, c *Container) error {
 	names := bundle.Names{
 		Container: c.Bundle.Name, Namespace: c.Bundle.Owner().Namespace, Wanted: c.Bundle.Spec.Names,
 		Addresses: c.Addresses, Host: os.DirFS("/"), Cluster: s.cluster,
+		Joined: s.joins.joinedNames(c),
 	}
 	if err := c.Dir.MountNames(c.Spec, c.Rootfs, names); err != nil {
 		return ownFiles(err)

@@ -12,13 +12,19 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/network"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 // networkStage connects the container to its network, in a pinned network namespace whose path it
 // writes into the document for the runtime to join. Both are kept from run to run.
 //
+// A container that joins another one's network has that one's namespace, and none of its own.
+//
 // Without networks, the runtime creates a namespace for each run.
-type networkStage struct{ networks *network.Networks }
+type networkStage struct {
+	networks *network.Networks
+	joins    *joins
+}
 
 func (networkStage) Name() string { return "network" }
 func (networkStage) Scope() Scope { return PerContainer }
@@ -34,16 +40,41 @@ func (s networkStage) Ensure(ctx context.Context, c *Container) error {
 			return n.Type == specs.NetworkNamespace && n.Path == ""
 		})
 	}
-	want := wantedNetwork(c)
-	if i < 0 {
-		return networkFault(s.networks.AttachToNode(ctx, c.ID, c.Dir, want))
-	}
-	path, err := s.networks.Attach(ctx, c.ID, c.Dir, want)
-	if err == nil {
+	path, err := s.connect(ctx, c, i >= 0)
+	if err == nil && i >= 0 {
 		c.Addresses, err = network.Addresses(c.Dir)
+		c.Spec.Linux.Namespaces[i].Path = path
 	}
-	c.Spec.Linux.Namespaces[i].Path = path
-	return networkFault(err)
+	return networkFault(s.wakeMembers(c, err))
+}
+
+// connect connects a container, and returns the path of its namespace if it has one of its own or
+// another container's.
+func (s networkStage) connect(ctx context.Context, c *Container, own bool) (string, error) {
+	want := wantedNetwork(c)
+	path := ""
+	var err error
+	switch {
+	case own && joinedKey(c) != (source.Key{}):
+		return s.joins.join(ctx, c)
+	case own:
+		path, err = s.networks.Attach(ctx, c.ID, c.Dir, want)
+	default:
+		err = s.networks.AttachToNode(ctx, c.ID, c.Dir, want)
+	}
+	if err == nil {
+		s.joins.changed(c.Key)
+	}
+	return path, err
+}
+
+// wakeMembers returns the error. If others are in the network of the container and keep it from
+// losing that, they are woken, and find that they have to leave.
+func (s networkStage) wakeMembers(c *Container, err error) error {
+	if errors.Is(err, network.ErrJoined) {
+		s.joins.changed(c.Key)
+	}
+	return err
 }
 
 // networkFault returns why a container is not connected.
@@ -51,8 +82,11 @@ func networkFault(err error) error {
 	if err == nil || StorageFailed(err) {
 		return ownFiles(err)
 	}
+	if e := (*StageError)(nil); errors.As(err, &e) {
+		return err
+	}
 	class := ContainerFault
-	if errors.Is(err, network.ErrBusy) {
+	if errors.Is(err, network.ErrBusy) || errors.Is(err, network.ErrJoined) {
 		class = NodeFault
 	}
 	return &StageError{Reason: v1alpha1.ReasonNetworkFailed, Class: class, Err: err}
@@ -82,5 +116,5 @@ func (s networkStage) Release(ctx context.Context, c *Container) error {
 	if s.networks == nil {
 		return nil
 	}
-	return s.networks.Detach(ctx, c.ID, c.Dir)
+	return s.wakeMembers(c, s.networks.Detach(ctx, c.ID, c.Dir))
 }

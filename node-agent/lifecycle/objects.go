@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -33,41 +34,55 @@ func (s objectsStage) Ensure(_ context.Context, c *Container) error {
 // Release does nothing: the digest is removed with config.json.
 func (objectsStage) Release(context.Context, *Container) error { return nil }
 
-// Outdated reports whether a running container is to be restarted, since an object that it refers
-// to is not what it was at the start. An error is a reason for which it is not restarted.
-func (l List) Outdated(c *Container) (bool, error) {
-	if c.Bundle.Spec.OnConfigChange != v1alpha1.ConfigChangeRestart {
-		return false, nil
-	}
-	for _, s := range l {
-		if o, ok := s.(objectsStage); ok {
-			return o.outdated(c)
-		}
-	}
-	return false, nil
+// Outdater is a Stage by whose concern a running container may have to be restarted.
+type Outdater interface {
+	// Outdated returns why the running container is to be restarted; "" if it is not. An error is a
+	// reason for which it is not restarted.
+	Outdated(c *Container) (why string, err error)
 }
 
-// outdated compares the digest of the start with that of the objects now. While one is missing that
+// Outdated returns the first reason of a stage to restart a running container, and the errors.
+func (l List) Outdated(c *Container) (string, error) {
+	var errs []error
+	for _, s := range l {
+		if o, ok := s.(Outdater); ok {
+			why, err := o.Outdated(c)
+			if why != "" {
+				return why, nil
+			}
+			errs = append(errs, err)
+		}
+	}
+	return "", errors.Join(errs...)
+}
+
+// Outdated compares the digest of the start with that of the objects now. While one is missing that
 // the container needs, nothing is outdated: a restarted container would wait for the object.
-func (s objectsStage) outdated(c *Container) (bool, error) {
+func (s objectsStage) Outdated(c *Container) (string, error) {
+	if c.Bundle.Spec.OnConfigChange != v1alpha1.ConfigChangeRestart {
+		return "", nil
+	}
 	was := c.Dir.ObjectsDigest()
 	if was == "" || s.objects == nil {
-		return false, nil
+		return "", nil
 	}
 	if known, err := s.comparable(c, allReferences(c)); !known {
 		if err != nil {
 			err = fmt.Errorf("changes of its ConfigMaps and Secrets do not restart it: %w", err)
 		}
-		return false, err
+		return "", err
 	}
 	p := &c.Bundle.Spec.Process
 	if _, err := environment.Compute(p.Env, p.EnvFrom, nodeValues{s.environmentStage, c}); err != nil {
-		return false, nil //nolint:nilerr // it would wait
+		return "", nil //nolint:nilerr // it would wait
 	}
 	if _, err := filesStage(s).compute(c); err != nil {
-		return false, nil //nolint:nilerr // it would wait
+		return "", nil //nolint:nilerr // it would wait
 	}
-	return s.digest(c) != was, nil
+	if s.digest(c) == was {
+		return "", nil
+	}
+	return "a ConfigMap or Secret that it refers to has changed", nil
 }
 
 // digest returns a digest of all that the objects hold, or "" if there is no reference to one.

@@ -30,6 +30,7 @@ type Networks struct {
 
 	ports portTable
 	used  usedNetworks
+	joins joinTable
 	slots chan struct{} // a token for each container that is being connected or disconnected
 	// first and firstPorts are of any container and of one with ports, for which more is created.
 	first, firstPorts first
@@ -89,9 +90,16 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 	if err != nil {
 		return "", err
 	}
+	if r != nil && r.Joined != nil {
+		if _, err := n.Leave(id, f); err != nil {
+			return "", err
+		}
+		r = nil
+	}
 	nothing := len(n.BinDirs) == 0 && len(want.Ports) == 0 && len(want.Networks) == 0
 	if r == nil && (want.None || nothing) {
 		n.ports.release(id)
+		n.joins.stay(id)
 		return n.Namespaces.Ensure(id)
 	}
 	op, err := n.begin(ctx, id, f)
@@ -99,33 +107,45 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 		return "", err
 	}
 	defer op.end()
-	pinned, err := n.Namespaces.Exists(id)
-	if err != nil {
+	if err := op.attach(r, want); err != nil {
 		return "", err
 	}
-	if err := n.ports.reserve(id, want.Name, want.Ports); err != nil {
-		return "", err
+	n.joins.stay(id)
+	return n.Namespaces.Path(id), nil
+}
+
+// attach connects the container, whose record that is; nil if it has none.
+func (op *operation) attach(r *record, want Wanted) error {
+	pinned, err := op.Namespaces.Exists(op.id)
+	if err != nil {
+		return err
+	}
+	if err := op.ports.reserve(op.id, want.Name, want.Ports); err != nil {
+		return err
+	}
+	if r != nil && pinned && r.Done && r.asks(want) && op.check(r) {
+		return nil
+	}
+	if err := op.joins.leave(op.id); err != nil {
+		return err
 	}
 	if r != nil {
-		if pinned && r.Done && r.asks(want) && op.check(r) {
-			return n.Namespaces.Path(id), nil
-		}
 		if err := op.remove(r); err != nil {
-			return "", err
+			return err
 		}
 	}
 	if err := checkFree(want.Ports); err != nil {
-		return "", err
+		return err
 	}
-	path, err := n.Namespaces.Ensure(id)
-	if err != nil || want.None {
-		return path, err
+	if want.None {
+		_, err := op.Namespaces.Ensure(op.id)
+		return err
 	}
-	return path, op.add(want)
+	return op.add(want)
 }
 
-// Recover notes the ports and the networks of a container that an earlier agent has connected. It
-// is called for all containers before Attach is for any.
+// Recover notes the ports, networks and membership of a container of an earlier agent. It is called
+// for all containers before Attach is for any.
 func (n *Networks) Recover(id string, f Files) {
 	r, err := readRecord(f.File(recordFile))
 	if err != nil {
@@ -134,6 +154,9 @@ func (n *Networks) Recover(id string, f Files) {
 	if r != nil {
 		n.ports.recovered(id, r.Name, r.Ports)
 		n.used.note(r)
+	}
+	if r != nil && r.Joined != nil {
+		n.recoverJoin(id, r.Name, r.Joined)
 	}
 }
 
@@ -144,10 +167,11 @@ func (n *Networks) AttachToNode(ctx context.Context, id string, f Files, want Wa
 	if err != nil {
 		return err
 	}
-	if r == nil || len(r.List) > 0 {
+	if r == nil || len(r.List) > 0 || r.Joined != nil {
 		if err := n.Detach(ctx, id, f); err != nil {
 			return err
 		}
+		r = nil
 	}
 	if err := n.ports.reserve(id, want.Name, want.Ports); err != nil {
 		return err
@@ -163,7 +187,7 @@ func (n *Networks) AttachToNode(ctx context.Context, id string, f Files, want Wa
 }
 
 // Detach disconnects a container from its network and removes its namespace. It is no error if
-// there is neither.
+// there is neither. It returns ErrJoined while other containers are in the namespace.
 func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 	r, err := readRecord(f.File(recordFile))
 	unreadable := err != nil
@@ -172,9 +196,20 @@ func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 		n.Log.Error("disconnect a container from the node's network of today", "id", id, "error", err)
 		r = &record{}
 	}
+	if r != nil && r.Joined != nil {
+		_, err := n.Leave(id, f)
+		return err
+	}
+	if err := n.joins.leave(id); err != nil {
+		return err
+	}
 	if r == nil {
 		n.ports.release(id)
-		return n.Namespaces.Remove(id)
+		err := n.Namespaces.Remove(id)
+		if err == nil {
+			n.joins.stay(id)
+		}
+		return err
 	}
 	op, err := n.begin(ctx, id, f)
 	if err != nil {
@@ -194,5 +229,6 @@ func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 		return err
 	}
 	n.ports.release(id)
+	n.joins.stay(id)
 	return nil
 }

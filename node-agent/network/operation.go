@@ -138,10 +138,15 @@ func (op *operation) runtime(r *record, i int, list *libcni.NetworkConfigList) (
 // cniID returns the id of a container in the alphabet of CNI, which has no "+".
 func cniID(id string) string { return strings.ReplaceAll(id, "+", ".") }
 
-// add connects the container, whose namespace exists and is empty.
+// add connects the container, whose namespace is empty if it exists. The record is written before
+// there is a namespace: one without a record is not to have a network.
 func (op *operation) add(want Wanted) error {
 	lists, err := op.lists(op.ctx, want)
-	if err != nil || lists == nil {
+	if err != nil {
+		return err
+	}
+	if lists == nil {
+		_, err := op.Namespaces.Ensure(op.id)
 		return err
 	}
 	r := &record{Name: want.Name, Ports: want.Ports}
@@ -157,6 +162,9 @@ func (op *operation) add(want Wanted) error {
 		}
 	}
 	if err := r.write(op.files); err != nil {
+		return err
+	}
+	if _, err := op.Namespaces.Ensure(op.id); err != nil {
 		return err
 	}
 	done, donePorts := op.first.begin(), func(error) {}

@@ -45,6 +45,8 @@ type record struct {
 	Ports []PortMapping `json:"ports,omitempty"`
 	// Done says that all plugins of all networks have succeeded.
 	Done bool `json:"done,omitempty"`
+	// Joined is the membership of a container in the namespace of another one, which has nothing else.
+	Joined *join `json:"joined,omitempty"`
 }
 
 // connection describes one device of a container, and its network.
@@ -125,6 +127,9 @@ func (r *record) write(f Files) error {
 // first.
 func Addresses(f Files) ([]netip.Addr, error) {
 	r, err := readRecord(f.File(recordFile))
+	if err == nil && r != nil && r.Joined != nil {
+		return r.Joined.Addresses, nil
+	}
 	if err != nil || r == nil || !r.Done {
 		return nil, err
 	}

@@ -59,9 +59,9 @@ type Input struct {
 	RootfsLeft bool
 	// Stale reports whether the running container has files of sources that have changed.
 	Stale bool
-	// Outdated reports whether the running container is to be restarted since objects that it refers
-	// to have changed.
-	Outdated bool
+	// Outdated is the reason to restart the running container, such as a change of objects that it
+	// refers to; empty if there is none.
+	Outdated string
 	// Overfull is the volume of the running container that holds more than its limit; nil if none
 	// does.
 	Overfull *overfull
@@ -414,10 +414,10 @@ func waitToUpdate(in Input) (Decision, bool) {
 }
 
 func stopOutdated(in Input) (Decision, bool) {
-	if !in.Outdated || !in.alive() {
+	if in.Outdated == "" || !in.alive() {
 		return Decision{}, false
 	}
-	return stopping(in, "a ConfigMap or Secret that it refers to has changed"), true
+	return stopping(in, in.Outdated), true
 }
 
 func refreshStale(in Input) (Decision, bool) {

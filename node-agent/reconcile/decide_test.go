@@ -121,7 +121,7 @@ func TestDecide(t *testing.T) {
 		},
 		"runs, and is to be restarted for an object that has changed": {
 			in: Input{
-				Synced: true, Desired: always, Stale: true, Outdated: true,
+				Synced: true, Desired: always, Stale: true, Outdated: "a ConfigMap has changed",
 				Record: record(stateRunning), Actual: actual(protocol.Running),
 			}, verb: Stop,
 			policy: "StopOutdated",

@@ -196,8 +196,8 @@ const (
 // waiting is a start that waits for its image, or for an object that it refers to.
 type waiting struct {
 	since time.Time
-	// condition is the Pending's.
-	condition string
+	// condition and message are the Pending's.
+	condition, message string
 	// next is the time of the next status report, and wait the interval before it.
 	next time.Time
 	wait time.Duration
@@ -210,8 +210,12 @@ func (s *Syncer) await(
 ) time.Duration {
 	now := s.Clock.Now()
 	wait := in.Record.waiting
-	if wait == nil || wait.condition != p.Condition {
-		wait = &waiting{since: now, next: now.Add(slow), wait: slow, condition: p.Condition}
+	// What an image waits for changes all the time.
+	if wait == nil || wait.condition != p.Condition ||
+		p.Condition != v1alpha1.ConditionImageReady && wait.message != p.Message {
+		wait = &waiting{
+			since: now, next: now.Add(slow), wait: slow, condition: p.Condition, message: p.Message,
+		}
 		in.Record.waiting = wait
 		if p.Condition != v1alpha1.ConditionImageReady { // which ends soon, as a rule
 			wait.next = now

@@ -138,6 +138,7 @@ func New(c Config) (*Syncer, error) {
 		Pulls: s.pulls, Wake: s.Changed,
 		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
+		Neighbours: lifecycle.Neighbours{Bundle: c.Source.Get, Dir: c.Bundles.Dir},
 		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot,
 	})
 	return s, nil

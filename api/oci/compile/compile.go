@@ -28,6 +28,10 @@ func Architecture(goarch string) Option {
 // cluster, which has them in its directory of manifests.
 func LocalVolumes() Option { return func(d *draft) { d.localVolumes = true } }
 
+// Neighbours lets the Container refer to other Containers of its namespace. It is for an agent
+// without a cluster, whose node has all of them.
+func Neighbours() Option { return func(d *draft) { d.neighbours = true } }
+
 // UnsafeSysctls lets the Container set every sysctl of its own namespaces, not only those that the
 // kubelet calls safe. It is for an agent without a cluster, whose manifests are root's.
 func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
@@ -95,6 +99,7 @@ func parts() []part {
 		hostname,
 		namespaces,
 		network,
+		joinedNetwork,
 		names,
 		volumes,
 		mounts,
@@ -124,6 +129,8 @@ type draft struct {
 	arch string
 	// localVolumes allows references to PersistentVolumeClaims.
 	localVolumes bool
+	// neighbours allows references to other Containers.
+	neighbours bool
 	// unsafeSysctls allows sysctls that the kubelet does not call safe.
 	unsafeSysctls bool
 

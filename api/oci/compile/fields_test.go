@@ -193,6 +193,9 @@ func fieldCases() map[string]fieldCase {
 		}, func(s *spec) {
 			s.Networks = []v1alpha1.NetworkAttachment{{Name: "back", Aliases: []string{"db"}}}
 		}),
+		"network.container": refused("spec.network.container", func(s *spec) {
+			s.Network, s.Ports, s.SecurityContext.Sysctls = &v1alpha1.Network{Container: "web"}, nil, nil
+		}),
 		"ports[].name": placement(func(s *spec) { s.Ports[0].Name = "other" },
 			"spec.ports[0].name", func(s *spec) { s.Ports[0].Name = "Web!" }),
 		"ports[].containerPort": honoured(arrives{"network.ports[8080].containerPort": `81`},

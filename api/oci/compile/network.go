@@ -23,7 +23,10 @@ func network(d *draft) {
 			"a container is in the node's network or in none: remove network.none or hostNetwork")
 	}
 	networks(d, out)
-	if out.None || len(out.Ports) > 0 || len(out.Networks) > 0 {
+	if d.in.Network != nil {
+		out.Container = d.in.Network.Container
+	}
+	if out.None || out.Container != "" || len(out.Ports) > 0 || len(out.Networks) > 0 {
 		d.out.Network = out
 	}
 }
@@ -61,6 +64,68 @@ func networks(d *draft, out *v1alpha1.BundleNetwork) {
 
 // networkName matches names of networks by the specification of CNI.
 var networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+// joinedNetwork checks a container that is in the network of another one, and so has its addresses,
+// ports and names.
+func joinedNetwork(d *draft) {
+	if d.in.Network == nil || d.in.Network.Container == "" {
+		return
+	}
+	other, at := d.in.Network.Container, d.path.Child("network", "container")
+	if !d.neighbours {
+		d.refuse(at, "is honoured by an agent without a cluster only, since the other Container may be on another node: remove it")
+		return
+	}
+	for _, msg := range validation.IsDNS1123Subdomain(other) {
+		d.invalid(at, other, msg)
+	}
+	if other == d.name {
+		d.invalid(at, other, "must be the name of another Container")
+	}
+	for _, f := range []struct {
+		path *field.Path
+		set  bool
+		what string
+	}{
+		{d.path.Child("network", "none"), d.in.Network.None, "a container is in one network"},
+		{d.path.Child("hostNetwork"), d.in.HostNetwork, "a container is in one network"},
+		{
+			d.path.Child("networks"), len(d.in.Networks) > 0,
+			"networks are those of the network namespace of " + other,
+		},
+		{
+			d.path.Child("subdomain"), d.in.Subdomain != "",
+			"/etc/hosts is made of the fields of " + other,
+		},
+		{
+			d.path.Child("setHostnameAsFQDN"), d.in.SetHostnameAsFQDN,
+			"/etc/hosts is made of the fields of " + other,
+		},
+		{
+			d.path.Child("hostAliases"), len(d.in.HostAliases) > 0,
+			"/etc/hosts is made of the fields of " + other,
+		},
+		{
+			d.path.Child("dnsPolicy"), d.in.DNSPolicy != "",
+			"/etc/resolv.conf is made of the fields of " + other,
+		},
+		{
+			d.path.Child("dnsConfig"), d.in.DNSConfig != nil,
+			"/etc/resolv.conf is made of the fields of " + other,
+		},
+	} {
+		if f.set {
+			d.refuse(f.path, fmt.Sprintf("%s: remove it, or network.container", f.what))
+		}
+	}
+	for i, p := range d.in.Ports {
+		if p.HostPort != 0 {
+			d.refuse(d.path.Child("ports").Index(i).Child("hostPort"), fmt.Sprintf(
+				"ports of the node belong to the network of %s: write it there, or remove network.container",
+				other))
+		}
+	}
+}
 
 // hostPorts returns those of spec.ports that are ports of the node. In the node's network all are,
 // as in a Pod.

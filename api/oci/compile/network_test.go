@@ -2,7 +2,55 @@
 
 package compile
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
+
+// An agent without a cluster has a container in the network of another one. What belongs to that
+// network is refused, with where to write it.
+func TestJoinedNetwork(t *testing.T) {
+	const join = "image: busybox\nnetwork: {container: web}\n"
+	b, faults := Bundle(parse(t, join+"ports: [{containerPort: 80}]\nhostname: own"), Neighbours())
+	if len(faults) > 0 {
+		t.Fatal(faults.ToAggregate())
+	}
+	found := flatten(t, b)
+	if found["network.container"] != `"web"` || MinAgentRevision(b) != 3 {
+		t.Errorf("found network.container %s, the revision %d; want web, 3", found["network.container"],
+			MinAgentRevision(b))
+	}
+	for name, tc := range map[string]struct{ spec, path, want string }{
+		"name":           {"image: busybox\nnetwork: {container: A_b}", "network.container", "RFC 1123"},
+		"itself":         {"image: busybox\nnetwork: {container: x}", "network.container", "another Container"},
+		"none":           {"image: busybox\nnetwork: {container: web, none: true}", "network.none", "one network"},
+		"node's network": {join + "hostNetwork: true", "hostNetwork", "one network"},
+		"networks":       {join + "networks: [{name: a}]", "networks", "namespace of web"},
+		"hostPort": {
+			join + "ports: [{containerPort: 80}, {containerPort: 81, hostPort: 81}]", "ports[1].hostPort",
+			"network of web: write it there",
+		},
+		"sysctl": {
+			join + "securityContext: {sysctls: [{name: net.ipv4.tcp_rmem, value: '1'}]}",
+			"securityContext.sysctls[0].name", "network of web: write it there",
+		},
+		"subdomain":         {join + "subdomain: a", "subdomain", "/etc/hosts"},
+		"setHostnameAsFQDN": {join + "setHostnameAsFQDN: true", "setHostnameAsFQDN", "/etc/hosts"},
+		"hostAliases": {
+			join + "hostAliases: [{ip: 192.0.2.1, hostnames: [a]}]", "hostAliases", "/etc/hosts",
+		},
+		"dnsPolicy": {join + "dnsPolicy: Default", "dnsPolicy", "/etc/resolv.conf"},
+		"dnsConfig": {join + "dnsConfig: {searches: [a]}", "dnsConfig", "/etc/resolv.conf"},
+	} {
+		c := parse(t, tc.spec)
+		c.Name = "x"
+		_, faults := Bundle(c, Neighbours(), UnsafeSysctls())
+		if len(faults) != 1 || faults[0].Field != "spec."+tc.path ||
+			!strings.Contains(faults[0].Error(), tc.want) {
+			t.Errorf("%s: found %v; want one fault at spec.%s with %q", name, faults, tc.path, tc.want)
+		}
+	}
+}
 
 // TestSameAddress compares values of hostIP in both orders.
 func TestSameAddress(t *testing.T) {

@@ -66,6 +66,8 @@ func revisions() map[string]int32 {
 		"network.networks[].name":    3,
 		"network.networks[].aliases": 3,
 
+		"network.container": 3,
+
 		"network.ports":                 2,
 		"network.ports[].hostPort":      2,
 		"network.ports[].hostIP":        2,

@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -71,6 +72,13 @@ func sysctlName(d *draft, at *field.Path, name string) bool {
 	default:
 		d.invalid(at, name, "must be a sysctl of a container's namespaces: net.*, kernel.shm*, "+
 			"kernel.msg*, kernel.sem or fs.mqueue.*")
+		return false
+	}
+	if !host && d.in.Network != nil && d.in.Network.Container != "" &&
+		validate.SysctlNamespace(name) == specs.NetworkNamespace {
+		d.invalid(at, name, fmt.Sprintf(
+			"is one of the network of %s: write it there, or remove network.container",
+			d.in.Network.Container))
 		return false
 	}
 	if host {

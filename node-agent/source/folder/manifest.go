@@ -145,7 +145,8 @@ func (on node) compile(d *manifest.Document) compiled {
 	}
 	digest := specDigest(&c.Spec)
 	SetDefaults(c)
-	spec, faults := on.bundle(c, compile.LocalVolumes(), compile.UnsafeSysctls())
+	spec, faults := on.bundle(c, compile.LocalVolumes(), compile.Neighbours(),
+		compile.UnsafeSysctls())
 	d.Report(append(faults, on.placed(&c.Spec)...))
 	var config source.Document
 	if spec != nil {
