@@ -103,6 +103,7 @@ They go on when the agent ends, and the next agent takes them up again.`,
 		"`file` of credentials for registries, as docker's config.json; absent, with --manifests those that podman login and docker login of root write, else the kubelet's")
 	f.StringVar(&o.RegistryHosts, "registry-hosts-dir", "",
 		"`directory` of mirrors and certificates of registries, as containerd's: HOST/hosts.toml; absent, none")
+	o.imageFlags(f)
 	f.StringSliceVar(&o.Network.BinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"},
 		"`directories` of CNI plugins; empty, containers have loopback alone")
 	f.StringVar(&o.Network.ConfDir, "cni-conf-dir", "/etc/cni/net.d",

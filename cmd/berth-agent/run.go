@@ -15,7 +15,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -24,6 +26,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/heap"
 	"github.com/berth-run/berth/node-agent/agent"
+	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -70,16 +73,6 @@ func (o *options) check() error {
 		}
 		*dir.value = abs
 	}
-	for _, p := range []*string{&o.RegistryConfig, &o.RegistryHosts} {
-		if *p == "" {
-			continue
-		}
-		abs, err := filepath.Abs(*p)
-		if err != nil {
-			return fmt.Errorf("--registry-config, --registry-hosts-dir: %w", err)
-		}
-		*p = abs
-	}
 	if !path.IsAbs(o.SeccompRoot) {
 		return fmt.Errorf("--seccomp-profile-root: found %q; allowed: an absolute path", o.SeccompRoot)
 	}
@@ -92,6 +85,9 @@ func (o *options) check() error {
 	if o.RemovedLogs.Age < 0 {
 		return fmt.Errorf("--removed-logs-age: found %s; allowed: 0 for no limit, or more",
 			o.RemovedLogs.Age)
+	}
+	if err := o.checkImages(); err != nil {
+		return err
 	}
 	if err := o.checkNetwork(); err != nil {
 		return err
@@ -107,6 +103,46 @@ func (o *options) check() error {
 		return fmt.Errorf(
 			"found user id %d; allowed: 0, since namespaces, mounts and cgroups of the host are made",
 			os.Geteuid())
+	}
+	return nil
+}
+
+// imageFlags adds the flags about the removal of images.
+func (o *options) imageFlags(f *pflag.FlagSet) {
+	f.IntVar(&o.ImageGC.High, "image-gc-high-threshold", 85,
+		"`percent` of the disk of images in use from which on unused images are removed; 100 for never")
+	f.IntVar(&o.ImageGC.Low, "image-gc-low-threshold", 80,
+		"`percent` of the disk in use at which the removal of images ends")
+	f.DurationVar(&o.ImageGC.MinAge, "image-gc-minimum-age", 2*time.Minute,
+		"`time` since its pull for which an unused image stays")
+	f.DurationVar(&o.ImageGC.MaxAge, "image-gc-maximum-age", 0,
+		"`time` without a use after which an image is removed, however full the disk is; 0 for no limit")
+	f.DurationVar(&o.ImageGC.Period, "image-gc-period", 5*time.Minute,
+		"`time` between two looks at the disk of images")
+	f.StringArrayVar(&o.PinnedImages, "pinned-image", nil,
+		"`reference` of an image that is never removed; may be given several times")
+}
+
+// checkImages returns the faults of the flags about images, and makes paths absolute.
+func (o *options) checkImages() error {
+	for _, p := range []*string{&o.RegistryConfig, &o.RegistryHosts} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return fmt.Errorf("--registry-config, --registry-hosts-dir: %w", err)
+		}
+		*p = abs
+	}
+	if err := o.ImageGC.Check(); err != nil {
+		return fmt.Errorf("--image-gc-*: %w", err)
+	}
+	if o.ImageGC.Period <= 0 {
+		return fmt.Errorf("--image-gc-period: found %s; allowed: more than 0", o.ImageGC.Period)
+	}
+	if err := image.CheckPinned(o.PinnedImages); err != nil {
+		return fmt.Errorf("--pinned-image: %w", err)
 	}
 	return nil
 }

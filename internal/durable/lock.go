@@ -58,10 +58,16 @@ func Lock(ctx context.Context, path string) (*os.File, error) {
 // TryLockFile takes the lock of a file or directory that is open already, as TryLock does.
 func TryLockFile(f *os.File) error { return lock(f) }
 
-func lock(f *os.File) error {
+// TryLockFileShared takes a shared lock of a file that is open already. It fails with ErrLocked if
+// another holds an exclusive one.
+func TryLockFileShared(f *os.File) error { return flock(f, unix.LOCK_SH) }
+
+func lock(f *os.File) error { return flock(f, unix.LOCK_EX) }
+
+func flock(f *os.File, how int) error {
 	err := error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	}
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):

@@ -57,6 +57,9 @@ type Options struct {
 	RegistryConfig string
 	// RegistryHosts is the directory of hosts.toml files; optional.
 	RegistryHosts string
+	// ImageGC says which images are removed when, and PinnedImages are references of images that stay.
+	ImageGC      ImageGC
+	PinnedImages []string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 	// SeccompRoot is the directory of the node's seccomp profiles, for the type Localhost.
@@ -195,6 +198,7 @@ func (a *agent) openImages(context.Context) error {
 	pulling := &image.PullProgress{}
 	store, err := image.Open(filepath.Join(a.StateDir, "images"), image.WithJournal(a.journal),
 		image.WithKeyring(a.registryFiles()), image.WithHosts(hostsdir.Dir(a.RegistryHosts)),
+		image.WithPinned(a.PinnedImages),
 		image.WithProgress(func(p image.Progress) {
 			pulling.Note(p)
 			if len(p.Skipped) > 0 {
@@ -205,7 +209,7 @@ func (a *agent) openImages(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	a.images = imageStore{store, pulling}
+	a.images = imageStore{store: store, pulling: pulling, full: make(chan struct{}, 1)}
 	a.closeLater(func() {
 		if err := store.Close(); err != nil {
 			a.Log.Warn("close the image store", "error", err)

@@ -4,11 +4,13 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/user"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/node-agent/image"
@@ -47,6 +49,7 @@ const (
 type imageStore struct {
 	store   *image.Store
 	pulling *image.PullProgress
+	full    chan struct{} // receives when a pull has failed on a full disk
 }
 
 // parseSecrets returns the credentials in Secrets of imagePullSecrets, and the names of the Secrets
@@ -89,6 +92,12 @@ func (s imageStore) Ensure(ctx context.Context, r lifecycle.PullRequest) (*lifec
 		return nil, fmt.Errorf("image %s: %w", r.Reference, err)
 	}
 	img, err := s.store.EnsureWith(ctx, r.Reference, image.PullPolicy(r.Policy), own...)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		select {
+		case s.full <- struct{}{}:
+		default:
+		}
+	}
 	if err != nil && len(missing) > 0 {
 		return nil, fmt.Errorf("%w (imagePullSecrets: there is no Secret %s)", err,
 			strings.Join(missing, ", "))
@@ -96,5 +105,7 @@ func (s imageStore) Ensure(ctx context.Context, r lifecycle.PullRequest) (*lifec
 	if err != nil {
 		return nil, err
 	}
-	return &lifecycle.Image{ID: img.ID(), Config: img.Config, Layers: img.Layers}, nil
+	return &lifecycle.Image{
+		ID: img.ID(), Config: img.Config, Layers: img.Layers, Release: img.Release,
+	}, nil
 }

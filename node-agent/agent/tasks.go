@@ -14,7 +14,9 @@ type task func(context.Context) error
 
 // tasks returns the parts of the agent that run at the same time, by their names in errors.
 func (a *agent) tasks() (map[string]task, error) {
-	tasks := map[string]task{"sync": a.syncer.Run, "supervisor": a.keeper.Run}
+	tasks := map[string]task{
+		"sync": a.syncer.Run, "supervisor": a.keeper.Run, "images": a.collectImages,
+	}
 	if s, ok := a.source.(rescanner); ok {
 		tasks["hangup"] = func(ctx context.Context) error { return a.rescan(ctx, s) }
 	}

@@ -32,12 +32,14 @@
 // # On disk
 //
 //	DIR/boot                      the boot (boot_id in random(4)) in which the layers were checked
+//	DIR/layers.lock               taken while layers are removed, or announced by a pull
 //	DIR/lock                      taken while temporary directories are made or cleaned
 //	DIR/locks/                    one flock(2)ed file for each layer being unpacked
 //	DIR/tmp/SESSION/              what a living process is working on; of a dead one, Open removes it
 //	DIR/layers/ALGO/DIFFID/diff   a layer that means the same on any base
 //	DIR/chains/ALGO/CHAINID/diff  a layer whose meaning depends on those below it (see below)
 //	DIR/images/ALGO/DIGEST.json   what a manifest came to: configuration, layers
+//	DIR/pins/HASH.json            a reference whose image garbage collection keeps
 //	DIR/refs/HASH.json            which manifest a reference came to last
 //
 // A layer depends on those below it when it removes something of theirs (a whiteout), puts files

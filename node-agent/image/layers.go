@@ -27,6 +27,9 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 		Config:       res.image.Config,
 		Size:         res.config.Size,
 	}
+	if created := res.image.Created; created != nil {
+		img.created = *created
+	}
 	// What has to come over the network starts now, all at once; layers are unpacked in order as
 	// they arrive.
 	pending := make([]*download, len(ids))
@@ -181,7 +184,12 @@ func (s *Store) syncLayers() error {
 }
 
 func (s *Store) layerPath(kind string, id digest.Digest) string {
-	return filepath.Join(s.dir, kind, id.Algorithm().String(), id.Encoded())
+	return filepath.Join(s.dir, layerDir(kind, id))
+}
+
+// layerDir returns the directory of a layer relative to the store.
+func layerDir(kind string, id digest.Digest) string {
+	return filepath.Join(kind, id.Algorithm().String(), id.Encoded())
 }
 
 func isDir(p string) bool {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,6 +90,11 @@ func (s *Store) dropUnrecorded() error {
 	if last, err := os.ReadFile(file); err == nil && string(last) == boot {
 		return nil
 	}
+	if s.beside {
+		if err := s.neverUsed(); err != nil {
+			return err
+		}
+	}
 	records, err := s.list("images")
 	if err != nil {
 		return err
@@ -122,6 +128,24 @@ func (s *Store) dropUnrecorded() error {
 	return durable.Replace(file, []byte(boot), durable.Options{})
 }
 
+// ErrUnchecked is returned for a pull beside an agent that has not run since the last boot.
+var ErrUnchecked = errors.New("the image store has not been checked since the last boot: " +
+	"start the agent first")
+
+// neverUsed returns ErrUnchecked if the store has layers.
+func (s *Store) neverUsed() error {
+	for _, kind := range []string{"layers", "chains"} {
+		layers, err := s.list(kind)
+		if err != nil {
+			return err
+		}
+		if len(layers) > 0 {
+			return ErrUnchecked
+		}
+	}
+	return nil
+}
+
 // list returns the paths in DIR/KIND/ALGORITHM for all algorithms. filepath.Glob would pass over
 // directories that cannot be read, and find those of other stores if DIR has a character that is
 // special to it.
@@ -141,14 +165,9 @@ func (s *Store) list(kind string) (paths []string, err error) {
 	return paths, err
 }
 
-// openSession creates this process's directory for unfinished work, and removes those of processes
-// that are dead: their flock is gone.
-func (s *Store) openSession(ctx context.Context) error {
-	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
-	if err != nil {
-		return err
-	}
-	defer guard.Close()
+// removeDeadSessions removes the directories for unfinished work of processes that are dead: their
+// flock is gone. The caller holds the lock of the store.
+func (s *Store) removeDeadSessions() error {
 	tmp := filepath.Join(s.dir, "tmp")
 	entries, err := os.ReadDir(tmp)
 	if err != nil {
@@ -157,6 +176,9 @@ func (s *Store) openSession(ctx context.Context) error {
 	for _, e := range entries {
 		p := filepath.Join(tmp, e.Name())
 		f, err := os.Open(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a process that ends has removed it
+		}
 		if err != nil {
 			return err
 		}
@@ -171,9 +193,23 @@ func (s *Store) openSession(ctx context.Context) error {
 			return fmt.Errorf("clean %s: %w", p, err)
 		}
 	}
+	return nil
+}
+
+// openSession creates this process's directory for unfinished work, and removes those of dead ones.
+func (s *Store) openSession(ctx context.Context) error {
+	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	if err := s.removeDeadSessions(); err != nil {
+		return err
+	}
 	if err := s.dropUnrecorded(); err != nil {
 		return err
 	}
+	tmp := filepath.Join(s.dir, "tmp")
 	if s.session, err = os.MkdirTemp(tmp, "session-"); err != nil {
 		return err
 	}

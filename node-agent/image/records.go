@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -40,6 +41,10 @@ type imageRecord struct {
 	Config   v1.ImageConfig `json:"config"`
 	Layers   []string       `json:"layers"` // relative to the store, lowest first
 	Size     int64          `json:"size"`
+	// Created is the time that the configuration has, and Pulled is when the image was unpacked. An
+	// earlier version recorded neither.
+	Created time.Time `json:"created,omitzero"`
+	Pulled  time.Time `json:"pulled,omitzero"`
 }
 
 // isCurrent reports whether a local archive is the file that the record was made from. One that is
@@ -64,7 +69,7 @@ func (s *Store) refPath(r reference) string {
 func (s *Store) writeImage(img *Image) error {
 	rec := imageRecord{
 		Version: recordVersion, Manifest: img.Digest, ConfigID: img.ConfigDigest,
-		Config: img.Config, Size: img.Size,
+		Config: img.Config, Size: img.Size, Created: img.created, Pulled: time.Now(),
 	}
 	for _, l := range img.Layers {
 		rel, err := filepath.Rel(s.dir, l)
@@ -97,6 +102,12 @@ func readJSON(file string, v any) error {
 		return err
 	}
 	defer f.Close()
+	return decodeRecord(f, v)
+}
+
+// decodeRecord reads a record from an open file, with the errors of readJSON.
+func decodeRecord(f *os.File, v any) error {
+	file := f.Name()
 	data, err := readAll(file, f, 16<<20)
 	if err != nil {
 		return err

@@ -93,6 +93,11 @@ func WithHosts(d hostsdir.Dir) Option { return func(s *Store) { s.hosts = d } }
 // without flushes of their own. The store's directory lies below that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(s *Store) { s.journal = j } }
 
+// Beside opens a store for a command beside the agent that it belongs to. It creates nothing until
+// something is pulled, and leaves it to the agent to check the layers after a boot, since the
+// agent knows from its journal which ones are recorded.
+func Beside() Option { return func(s *Store) { s.beside = true } }
+
 // Store is the image store in one directory. Several processes may use one directory at once. Its
 // methods may be called from several goroutines.
 type Store struct {
@@ -105,11 +110,14 @@ type Store struct {
 	platform  v1.Platform
 	format    format
 	journal   *durable.Journal
+	beside    bool // see Beside
+	pinned    []string
 
 	session     string   // this process's directory in tmp
-	sessionLock *os.File // flocked while this process lives; nil before there is a session
+	sessionLock *os.File // flocked while this process lives; nil before its directory exists
 	sessionMu   sync.Mutex
 	downloads   downloads
+	leases      sync.Map // of *lease
 	layerLocks  keyLocks
 	refLocks    keyLocks
 }
@@ -131,6 +139,9 @@ type Image struct {
 	Layers []string
 	// Size is the size of configuration and layers as transferred, in bytes.
 	Size int64
+
+	created time.Time // as the configuration says
+	lease   *lease
 }
 
 // Open opens the store in dir, an absolute path, and makes it when it is not there. What a process
@@ -159,10 +170,11 @@ func Open(dir string, opts ...Option) (*Store, error) {
 	for _, o := range opts {
 		o(s)
 	}
-	for _, d := range []string{"", "tmp", "locks", "layers", "chains", "images", "refs"} {
-		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
-			return nil, fmt.Errorf("image store: %w", err)
-		}
+	if s.beside {
+		return s, nil
+	}
+	if err := s.create(); err != nil {
+		return nil, err
 	}
 	err := s.haveSession(context.Background())
 	if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) &&
@@ -173,9 +185,22 @@ func Open(dir string, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Close removes this process's temporary directory. No method may be running or be called
-// afterwards. Layers stay valid.
+// create creates the directories of the store.
+func (s *Store) create() error {
+	for _, d := range []string{"", "tmp", "locks", "layers", "chains", "images", "refs"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
+			return fmt.Errorf("image store: %w", err)
+		}
+	}
+	return nil
+}
+
+// Close removes this process's temporary directory, and lets others remove the images that were not
+// released. No method may be running or be called afterwards. Layers stay valid.
 func (s *Store) Close() error {
+	for l := range s.leases.Range {
+		l.(*lease).close()
+	}
 	if s.sessionLock == nil {
 		return nil
 	}
@@ -188,6 +213,8 @@ func (s *Store) Close() error {
 // *PlatformError, *DigestMismatchError, *SizeError, *InvalidImageError and *EntryError, and through
 // errors.Is ErrNotPresent; any other is the network's or the file system's, and may pass. When ctx
 // ends, so does the pull, and nothing is left of it but the layers that were complete.
+//
+// Nobody removes the image before the caller has called Image.Release, or ends.
 func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Image, error) {
 	return s.EnsureWith(ctx, ref, policy)
 }
@@ -210,7 +237,7 @@ func (s *Store) EnsureWith(ctx context.Context, ref string, policy PullPolicy,
 		return nil, err
 	}
 	if policy != Always {
-		if img, err := s.present(r, policy, mine); img != nil || err != nil {
+		if img, err := s.present(ctx, r, policy, mine); img != nil || err != nil {
 			return img, err
 		}
 		if policy == Never {
@@ -222,7 +249,7 @@ func (s *Store) EnsureWith(ctx context.Context, ref string, policy PullPolicy,
 			return nil, err
 		}
 		defer unlock()
-		if img, err := s.present(r, policy, mine); img != nil || err != nil {
+		if img, err := s.present(ctx, r, policy, mine); img != nil || err != nil {
 			return img, err
 		}
 	}
@@ -232,9 +259,9 @@ func (s *Store) EnsureWith(ctx context.Context, ref string, policy PullPolicy,
 // present returns the image when the store has all of it, and nil when it does not. It returns an
 // error if a record cannot be read, and ErrNotYours if it may not pull an image that these
 // credentials do not open.
-func (s *Store) present(r reference, policy PullPolicy, own []dockerconfig.Credential) (*Image,
-	error,
-) {
+func (s *Store) present(ctx context.Context, r reference, policy PullPolicy,
+	own []dockerconfig.Credential,
+) (*Image, error) {
 	var rec refRecord
 	err := readJSON(s.refPath(r), &rec)
 	if err != nil && !errors.Is(err, errNoRecord) {
@@ -252,40 +279,58 @@ func (s *Store) present(r reference, policy PullPolicy, own []dockerconfig.Crede
 		}
 		return nil, nil
 	}
-	return s.stored(r, rec.Manifest)
+	return s.stored(ctx, r, rec.Manifest)
 }
 
 // stored returns an image by its manifest's digest when the store has all of it.
-func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
+func (s *Store) stored(ctx context.Context, r reference, manifest digest.Digest) (_ *Image,
+	err error,
+) {
+	held, err := s.hold(ctx, manifest)
+	if held == nil || err != nil {
+		return nil, err
+	}
+	img := &Image{Ref: r.raw, lease: held}
+	whole := false
+	defer func() {
+		if !whole {
+			held.close()
+		}
+	}()
 	var rec imageRecord
-	if err := readJSON(s.imagePath(manifest), &rec); errors.Is(err, errNoRecord) {
+	if err := decodeRecord(held.f, &rec); errors.Is(err, errNoRecord) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err
 	}
-	if rec.Manifest != manifest || len(rec.Layers) == 0 {
+	if rec.Manifest != manifest || !s.isWhole(&rec) {
 		return nil, nil
 	}
-	img := &Image{
-		Ref: r.raw, Digest: rec.Manifest, ConfigDigest: rec.ConfigID, Config: rec.Config,
-		Size: rec.Size,
-	}
+	img.Digest, img.ConfigDigest, img.Config = rec.Manifest, rec.ConfigID, rec.Config
+	img.Size = rec.Size
 	for _, l := range rec.Layers {
-		if !filepath.IsLocal(l) {
-			return nil, nil
-		}
-		dir := filepath.Join(s.dir, l)
-		if !isDir(dir) {
-			return nil, nil
-		}
-		img.Layers = append(img.Layers, dir)
+		img.Layers = append(img.Layers, filepath.Join(s.dir, l))
 	}
 	img.Layers = distinct(img.Layers)
+	whole = true
+	held.touch()
 	return img, nil
+}
+
+// isWhole reports whether the store has all layers of a record.
+func (s *Store) isWhole(rec *imageRecord) bool {
+	return len(rec.Layers) > 0 && !slices.ContainsFunc(rec.Layers, func(l string) bool {
+		return !filepath.IsLocal(l) || !isDir(filepath.Join(s.dir, l))
+	})
 }
 
 // pull reads the reference and unpacks what the store does not have.
 func (s *Store) pull(ctx context.Context, r reference, own []*dockerconfig.Config) (*Image, error) {
+	if s.beside {
+		if err := s.create(); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.haveSession(ctx); err != nil {
 		return nil, err
 	}
@@ -303,7 +348,13 @@ func (s *Store) pull(ctx context.Context, r reference, own []*dockerconfig.Confi
 }
 
 // read unpacks what the store does not have of a source.
-func (s *Store) read(ctx context.Context, r reference, src source) (*Image, error) {
+func (s *Store) read(ctx context.Context, r reference, src source) (_ *Image, err error) {
+	var img *Image
+	defer func() {
+		if err != nil && img != nil {
+			img.Release()
+		}
+	}()
 	var before refRecord
 	if readJSON(s.refPath(r), &before) != nil || before.Ref != r.canonical {
 		before = refRecord{}
@@ -313,8 +364,7 @@ func (s *Store) read(ctx context.Context, r reference, src source) (*Image, erro
 		// The answer to a HEAD request is enough to see that nothing changed, and is not counted by
 		// registries that limit pulls.
 		if before.Top != "" && reg.current(ctx) == before.Top {
-			img, err := s.stored(r, before.Manifest)
-			if err != nil {
+			if img, err = s.stored(ctx, r, before.Manifest); err != nil {
 				return nil, err
 			}
 			if img != nil {
@@ -326,20 +376,11 @@ func (s *Store) read(ctx context.Context, r reference, src source) (*Image, erro
 	if err != nil {
 		return nil, withRef(r, err)
 	}
-	img, err := s.stored(r, res.manifest)
-	if err != nil {
+	if img, err = s.stored(ctx, r, res.manifest); err != nil {
 		return nil, withRef(r, err)
 	}
 	if img == nil {
-		if img, err = s.unpack(ctx, r, src, res); err != nil {
-			return nil, withRef(r, err)
-		}
-		// Once for the image, also for layers that another pull has just unpacked. The record comes
-		// after it.
-		if err := s.syncLayers(); err != nil {
-			return nil, withRef(r, err)
-		}
-		if err := s.writeImage(img); err != nil {
+		if img, err = s.unpackAll(ctx, r, src, res); err != nil {
 			return nil, withRef(r, err)
 		}
 	}
@@ -352,6 +393,37 @@ func (s *Store) read(ctx context.Context, r reference, src source) (*Image, erro
 	}
 	if err := s.writeJSON(s.refPath(r), rec); err != nil {
 		return nil, withRef(r, err)
+	}
+	return img, nil
+}
+
+// unpackAll unpacks an image and records it.
+func (s *Store) unpackAll(ctx context.Context, r reference, src source, res *resolved) (*Image,
+	error,
+) {
+	// The layers have no record yet that keeps them.
+	keep, err := s.announce(ctx, res.image.RootFS.DiffIDs)
+	if err != nil {
+		return nil, err
+	}
+	defer keep()
+	img, err := s.unpack(ctx, r, src, res)
+	if err != nil {
+		return nil, err
+	}
+	// Once for the image, also for layers that another pull has just unpacked. The record comes
+	// after it.
+	if err := s.syncLayers(); err != nil {
+		return nil, err
+	}
+	if err := s.writeImage(img); err != nil {
+		return nil, err
+	}
+	if img.lease, err = s.hold(ctx, img.Digest); err != nil {
+		return nil, err
+	}
+	if img.lease == nil {
+		return nil, errors.New("the image was removed as soon as it was there")
 	}
 	return img, nil
 }

@@ -59,6 +59,7 @@ func ensure(t testing.TB, s *Store, ref string, policy PullPolicy) *Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	img.Release()
 	return img
 }
 

@@ -198,7 +198,7 @@ func Stages(c Config) List {
 		claimsStage{c.Claims, c.Volumes, &waiters{wake: c.Wake, keys: map[source.Key]bool{}}},
 		joinStage{joins},
 		imageStage{c.Pulls, c.Wake, variables},
-		commitStage{},
+		commitStage{c.Pulls},
 		rootfsStage{},
 		volumesStage{},
 		document,

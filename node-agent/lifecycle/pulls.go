@@ -21,6 +21,9 @@ type Image struct {
 	Config imagev1.ImageConfig
 	// Layers are directories, lowest first.
 	Layers []string
+	// Release lets the node remove the image, once the record of each container that has it says so;
+	// nil if nothing removes images.
+	Release func()
 }
 
 // Images is the image store of the node.
@@ -71,6 +74,8 @@ type want struct {
 	pull *pull
 	// wake is called when the pull ends; nil while the container's worker waits itself.
 	wake func()
+	// taken is set once the container has got the image, which stays on the node until leave.
+	taken bool
 }
 
 // NewPulls returns Pulls that fetch from images. progress says how far the pull of a reference is;
@@ -88,7 +93,7 @@ const briefly = 50 * time.Millisecond
 
 // get returns the image, or a *Pending if it takes longer: then wake is called when the pull has
 // ended, and get is to be called again. A container that asks for another image than before leaves
-// the pull of that.
+// the pull of that. The image stays on the node until the caller has called leave.
 func (p *Pulls) get(ctx context.Context, id string, r PullRequest, wake func()) (*Image, error) {
 	w, joined := p.join(id, r)
 	pl := w.pull
@@ -113,12 +118,15 @@ func (p *Pulls) get(ctx context.Context, id string, r PullRequest, wake func()) 
 			Condition: v1alpha1.ConditionImageReady, Reason: v1alpha1.ReasonPulling, Message: message,
 		}
 	}
-	p.leave(id)
 	if pl.err != nil {
+		p.leave(id)
 		// It names the image. A full disk is the image's fault, too: it is not to be fetched again
 		// and again in vain, so the back-off holds.
 		return nil, &StageError{Reason: v1alpha1.ReasonImagePullFailed, Err: pl.err}
 	}
+	p.mu.Lock()
+	w.taken = true
+	p.mu.Unlock()
 	return pl.image, nil
 }
 
@@ -128,7 +136,7 @@ func (p *Pulls) join(id string, r PullRequest) (w *want, joined bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.wants[id]
-	if before != nil && before.pull.request == r {
+	if before != nil && before.pull.request == r && !before.taken {
 		return before, false
 	}
 	pl := p.underWay[r]
@@ -168,6 +176,9 @@ func (p *Pulls) end(pl *pull) (wakes []func()) {
 	defer p.mu.Unlock()
 	p.forget(pl)
 	close(pl.done)
+	if pl.users == 0 {
+		pl.release()
+	}
 	for _, w := range p.wants {
 		if w.pull == pl && w.wake != nil {
 			wakes = append(wakes, w.wake)
@@ -201,9 +212,22 @@ func (p *Pulls) leave(id string) {
 
 // drop takes one user from a pull. p.mu is held.
 func (p *Pulls) drop(pl *pull) {
-	if pl.users--; pl.users == 0 {
-		p.forget(pl)
-		pl.cancel()
+	if pl.users--; pl.users > 0 {
+		return
+	}
+	p.forget(pl)
+	pl.cancel()
+	select {
+	case <-pl.done:
+		pl.release()
+	default: // end will
+	}
+}
+
+// release gives up the image of a pull that has ended and has no users.
+func (pl *pull) release() {
+	if pl.image != nil && pl.image.Release != nil {
+		pl.image.Release()
 	}
 }
 
