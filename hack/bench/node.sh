@@ -6,12 +6,12 @@
 # `podman run -d` with crun and the same system calls in C (floor.c), by turns in
 # one run, and measures the memory of the agent and the supervisor. hack/bench/node is the program.
 #
-#   hack/bench/node.sh [FLAGS OF hack/bench/node]      such as -rounds 1 -memory ""
+#   hack/bench/node.sh [FLAGS OF hack/bench/node]      such as -rounds 1 -memory "", or -network
 #
 # BERTH_BENCH_BIN is the directory of berth and berth-agent, by default bin.
 #
-# All of it runs in a pid and a mount namespace of its own, with which every process
-# ends. /run is empty in it, and images, layers and state are on a new ext4 in a
+# All of it runs in a pid, a mount and a network namespace of its own, with which every
+# process ends. /run is empty in it, and images, layers and state are on a new ext4 in a
 # file, so that the age of the machine's own filesystem does not count. crun works
 # on no host that has cgroup v1 and v2 side by side: there the v2 hierarchy is not
 # mounted in the namespace.
@@ -42,10 +42,16 @@ truncate -s 8G "$work/disk"
 mkfs.ext4 -q "$work/disk"
 mkdir "$work/dir"
 # Pid 1 reaps orphans, of which the engines make many.
-unshare --mount --pid --fork --kill-child --mount-proc --propagation private -- tini -s -- \
+unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private -- tini -s -- \
 	sh -euc '
 		! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
 		mount -t tmpfs -o mode=755 tmpfs /run
+		# ctr has the plugins of CNI here, and both it and podman the addresses in use there.
+		mount -t tmpfs tmpfs /opt
+		mkdir -p /opt/cni /var/lib/cni
+		ln -s /usr/lib/cni /opt/cni/bin
+		mount -t tmpfs tmpfs /var/lib/cni
+		ip link set lo up
 		mount -o loop "$1/disk" "$1/dir"
 		# Copies, as an installation makes them (see runtime.sh).
 		cp "$3/berth" "$3/berth-agent" "$1/dir/"

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -86,6 +87,8 @@ type Container struct {
 	Commit func() error
 	// Flushed returns once the record survives a loss of power. Release does not need it.
 	Flushed func(context.Context) error
+	// Took is called with the time that each stage took which has succeeded; optional.
+	Took func(stage string, took time.Duration)
 
 	// Claims are the directories of volumes with a PersistentVolumeClaim, by the names of the
 	// volumes.
@@ -234,8 +237,12 @@ func (l List) From(name string) List {
 // *StageError or nil. It releases nothing.
 func (l List) Ensure(ctx context.Context, c *Container) error {
 	for _, s := range l {
+		began := time.Now()
 		if err := s.Ensure(ctx, c); err != nil {
 			return fault(s, err)
+		}
+		if c.Took != nil {
+			c.Took(s.Name(), time.Since(began))
 		}
 	}
 	return nil

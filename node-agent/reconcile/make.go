@@ -50,6 +50,9 @@ func (s *Syncer) container(r *Record) *lifecycle.Container {
 		Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts,
 		LogPath: r.LogPath, Emptied: r.Emptied,
 		Flushed: s.Bundles.Journal().Flush,
+		Took: func(stage string, took time.Duration) {
+			s.Log.Debug("stage", "container", r.Key.String(), "stage", stage, "took", took.String())
+		},
 	}
 }
 

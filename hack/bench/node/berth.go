@@ -21,6 +21,8 @@ import (
 // agent is an agent that works alone, with a supervisor. Its state is on the disk of host.dir.
 type agent struct {
 	dir    string // of host
+	bridge bool   // of host
+	level  string // of the log
 	cgroup cgroup
 	cmd    *exec.Cmd
 	count  int // containers that were asked for
@@ -42,7 +44,11 @@ const timeout = 10 * time.Minute
 
 // berth returns an engine with one container, by which the image is ready.
 func (h host) berth(g cgroup) (engine, error) {
-	a := &agent{dir: h.dir, cgroup: g}
+	return h.berthThatLogs("info", g)
+}
+
+func (h host) berthThatLogs(level string, g cgroup) (*agent, error) {
+	a := &agent{dir: h.dir, bridge: h.bridge, level: level, cgroup: g}
 	err := os.MkdirAll(a.path("manifests"), 0o700)
 	if err == nil {
 		err = a.start()
@@ -72,8 +78,13 @@ func (a *agent) start() error {
 	a.cmd = exec.Command(filepath.Join(a.dir, "berth-agent"), "--manifests", a.path("manifests"),
 		"--state-dir", a.path("state"),
 		"--run-dir", runDir, "--log-dir", a.path("logs"), "--cgroup-parent", a.cgroup.name, "--node-name",
-		"bench", "--log-format", "text",
-		"--cni-bin-dir=")
+		"bench", "--log-format", "text", "--log-level", a.level)
+	if a.bridge {
+		// The bridge of an agent whose node has no configuration of a network.
+		a.cmd.Args = append(a.cmd.Args, "--cni-conf-dir", a.path("no-conf"))
+	} else {
+		a.cmd.Args = append(a.cmd.Args, "--cni-bin-dir=")
+	}
 	a.cmd.Stderr = log
 	a.cmd.Env = append(os.Environ(), environment...)
 	if err := a.cgroup.enter(); err != nil {

@@ -51,6 +51,8 @@ func bench() error {
 	memory := flag.String("memory", "200,1000",
 		"`numbers` of running containers to measure the memory at; empty for none")
 	rounds := flag.Int("rounds", 3, "`times` that each is measured; the median counts")
+	bridge := flag.Bool("network", false,
+		"connect each container to a bridge, by CNI, and print how long each step of a start takes")
 	only := flag.String("only", "",
 		"measure only engines whose name matches this `expression`, such as berth or berth|ctr")
 	flag.Parse()
@@ -58,14 +60,16 @@ func bench() error {
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	b := host{dir: *dir}
+	b := host{dir: *dir, bridge: *bridge}
 	all := []*contestant{
 		{name: "berth-agent", begin: b.berth},
 		{name: "ctr run -d, runc, one at a time", begin: b.containerd(1)},
 		{name: "ctr run -d, runc, 4 at a time", begin: b.containerd(4)},
 		{name: "podman run -d, crun, one at a time", begin: b.podman(1)},
 		{name: "podman run -d, crun, 4 at a time", begin: b.podman(4)},
-		{name: "the calls alone in C, 2 at a time", begin: b.floor(2)},
+	}
+	if !b.bridge {
+		all = append(all, &contestant{name: "the calls alone in C, 2 at a time", begin: b.floor(2)})
 	}
 	all = slices.DeleteFunc(all, func(c *contestant) bool { return !names.MatchString(c.name) })
 
@@ -80,8 +84,13 @@ func bench() error {
 		if err != nil {
 			return fmt.Errorf("-n: %w", err)
 		}
-		if err := compare(all, n, *rounds, *group); err != nil {
+		if err := b.compare(all, n, *rounds, *group); err != nil {
 			return err
+		}
+		if b.bridge {
+			if err := b.measureSteps(n, *group); err != nil {
+				return err
+			}
 		}
 	}
 	var sizes []int
@@ -103,7 +112,7 @@ func split(list string) []string {
 }
 
 // compare starts n containers by each engine in turn.
-func compare(all []*contestant, n, rounds int, parent string) error {
+func (h host) compare(all []*contestant, n, rounds int, parent string) error {
 	for _, c := range all {
 		c.rates, c.cpu = nil, nil
 	}
@@ -113,7 +122,11 @@ func compare(all []*contestant, n, rounds int, parent string) error {
 			if err != nil {
 				return err
 			}
-			if err := c.measure(n, g); err != nil {
+			err = c.measure(n, g)
+			if h.bridge {
+				err = errors.Join(err, flushRules())
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
@@ -128,7 +141,11 @@ func compare(all []*contestant, n, rounds int, parent string) error {
 		return out
 	}
 	ours := all[0]
-	fmt.Printf("\n%d containers from a ready image, no network\n", n)
+	network := "no network"
+	if h.bridge {
+		network = "each on a bridge"
+	}
+	fmt.Printf("\n%d containers from a ready image, %s\n", n, network)
 	fmt.Printf("  %-36s %10s %8s %14s %8s %8s\n", "", "berth does", "a second", "ms of CPU each",
 		"user", "system")
 	for _, c := range all {

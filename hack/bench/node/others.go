@@ -17,7 +17,8 @@ import (
 
 // host is the environment in which engines work.
 type host struct {
-	dir string
+	dir    string
+	bridge bool // whether containers are connected to a bridge
 }
 
 // environment is the environment of all engines, without any variable of a user.
@@ -95,7 +96,7 @@ func remove(dir string) (err error) {
 	return err
 }
 
-// containerd is `ctr run -d`: no network, no log.
+// containerd is `ctr run -d`: no log.
 func (h host) containerd(parallel int) func(cgroup) (engine, error) {
 	return func(g cgroup) (engine, error) {
 		root, state := filepath.Join(h.dir, "containerd"), "/run/containerd"
@@ -116,9 +117,12 @@ func (h host) containerd(parallel int) func(cgroup) (engine, error) {
 		}
 		c := &commands{parallel: parallel, cgroup: g}
 		c.start = func(id string) []string {
-			return ctr("run", "-d", "--null-io", "--snapshotter", "overlayfs", "--runtime",
-				"io.containerd.runc.v2", "--cgroup", filepath.Join(g.name, id), image, id,
-				"sleep", "100000")
+			args := ctr("run", "-d", "--null-io", "--snapshotter", "overlayfs", "--runtime",
+				"io.containerd.runc.v2", "--cgroup", filepath.Join(g.name, id))
+			if h.bridge {
+				args = append(args, "--cni")
+			}
+			return append(args, image, id, "sleep", "100000")
 		}
 		c.end = func() error {
 			var errs []error
@@ -146,7 +150,7 @@ func (h host) containerd(parallel int) func(cgroup) (engine, error) {
 	}
 }
 
-// podman is `podman run -d`: no network, and conmon's log.
+// podman is `podman run -d`, with conmon's log.
 func (h host) podman(parallel int) func(cgroup) (engine, error) {
 	return func(g cgroup) (engine, error) {
 		root, state := filepath.Join(h.dir, "podman"), "/run/podman"
@@ -158,8 +162,12 @@ func (h host) podman(parallel int) func(cgroup) (engine, error) {
 			}, args...)
 		}
 		c := &commands{parallel: parallel, cgroup: g}
+		network := "none"
+		if h.bridge {
+			network = "podman"
+		}
 		c.start = func(id string) []string {
-			return podman("run", "-d", "--pull", "never", "--network", "none", "--log-driver", "k8s-file",
+			return podman("run", "-d", "--pull", "never", "--network", network, "--log-driver", "k8s-file",
 				"--cgroup-parent", g.name, "--name", id, image, "sleep", "100000")
 		}
 		c.end = func() error {
