@@ -98,7 +98,9 @@ func (c *cluster) startAgent(ctx context.Context) error {
 			"--log-dir", filepath.Join(c.dir, "agent", "log"),
 			"--cgroup-parent", c.cgroup(),
 			"--berth-binary", filepath.Join(c.bin, "berth"),
-			"--cni-bin-dir=", // this machine's networks are not the cluster's
+			// This machine's networks are not the cluster's: without a file in it, containers have
+			// loopback alone.
+			"--cni-conf-dir", filepath.Join(c.dir, "agent", "cni"),
 		},
 	})
 	if err != nil {

@@ -797,3 +797,27 @@ func TestPortOfAProcess(t *testing.T) {
 		}
 	}
 }
+
+// A container with an address of one family and a port of the node keeps its connection: it is
+// found to be as it was.
+func TestPortOfOneFamily(t *testing.T) {
+	for name, subnet := range map[string]string{"IPv4": "10.232.0.0/24", "IPv6": "fd00:232::/64"} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.conf("10-net.conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net","plugins":[
+{"type":"bridge","bridge":"one0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]]}},
+{"type":"portmap","capabilities":{"portMappings":true}}]}`, t.TempDir(), subnet))
+			t.Cleanup(func() {
+				if out, err := exec.Command("ip", "link", "del", "one0").CombinedOutput(); err != nil {
+					t.Errorf("%v: %s", err, out)
+				}
+			})
+			want := Wanted{Ports: []PortMapping{{HostPort: 8082, ContainerPort: 80, Protocol: "tcp"}}}
+			first := n.attach("c", want)
+			if again := n.attach("c", want); !slices.Equal(again, first) {
+				t.Errorf("found the addresses %v at a second look; want %v", again, first)
+			}
+			n.detach("c")
+		})
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -237,7 +238,32 @@ func (op *operation) checkOne(r *record, i int, c *connection) error {
 	if err == nil {
 		err = op.cni(nil).CheckNetworkList(op.ctx, list, rt)
 	}
+	if err != nil && looksForAbsentFamily(err, c) {
+		others := *list
+		others.Plugins = slices.DeleteFunc(slices.Clone(list.Plugins), func(p *libcni.PluginConfig) bool {
+			return p.Network.Type == "portmap"
+		})
+		err = op.cni(nil).CheckNetworkList(op.ctx, &others, rt)
+	}
 	return err
+}
+
+// looksForAbsentFamily reports whether CHECK has failed because the plugin portmap before 1.3 looks
+// for rules of IPv6 for a container that has IPv4 alone, or the other way round
+// (containernetworking/plugins#819). It would lose its address with each restart.
+func looksForAbsentFamily(err error, c *connection) bool {
+	addresses, aerr := c.addresses()
+	if aerr != nil {
+		return false
+	}
+	for family, is := range map[string]func(netip.Addr) bool{
+		"ipv4": netip.Addr.Is4, "ipv6": netip.Addr.Is6,
+	} {
+		if strings.Contains(err.Error(), "portmap: could not check "+family+" dnat") {
+			return !slices.ContainsFunc(addresses, is)
+		}
+	}
+	return false
 }
 
 // remove disconnects the container from its networks, the last one first, by all plugins, whatever

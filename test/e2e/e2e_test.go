@@ -13,10 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	berthv1 "github.com/berth-run/berth/api/v1alpha1"
 )
@@ -30,13 +33,36 @@ var (
 	kubectl string
 )
 
+// isolated says that the test binary is in a network namespace of its own.
+const isolated = "BERTH_E2E_NETWORK_NAMESPACE"
+
+// TestMain has the cluster and the tests in a network namespace of their own, whose bridges, ports
+// and rules go with them.
 func TestMain(m *testing.M) {
+	if os.Geteuid() == 0 && os.Getenv(isolated) == "" {
+		err := enterNetworkNamespace()
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// enterNetworkNamespace executes the test binary again in a new network namespace. It returns only
+// if that fails.
+func enterNetworkNamespace() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("ip: %w: %s", err, out)
+	}
+	return unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), isolated+"=1"))
 }
 
 func run(m *testing.M) (code int, err error) {
