@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package manifest reads Containers, and the ConfigMaps, Secrets and PersistentVolumeClaims that
-// they refer to, from the text of a file: YAML or JSON, with any number of documents.
+// they refer to, from the text of a file: YAML or JSON, with any number of documents and Lists.
 //
 //	for _, d := range manifest.Parse(data) {
 //		if d.Container != nil {

@@ -15,7 +15,7 @@ import (
 // noted.
 func (d *decoder) identify(root *yaml.Node) *Fault {
 	fault := func(n *yaml.Node, path, message string) *Fault {
-		return &Fault{Line: d.line + n.Line, Column: n.Column, Field: path, Message: message}
+		return &Fault{Line: d.line + n.Line, Column: n.Column, Field: d.below(path), Message: message}
 	}
 	if root.Kind != yaml.MappingNode {
 		return fault(root, "", "found "+describe(root)+
@@ -52,8 +52,8 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 	switch {
 	case apiVersion == nil && kind == nil && entry("services") != nil:
 		message += "; this looks like a compose file: write each service as a Container of its own"
-	case text(kind) == "List" || text(kind) == containerKind+"List":
-		message += "; write each item as a document of its own, with a line --- between them"
+	case text(kind) == kindList || text(kind) == containerKind+kindList:
+		message += fmt.Sprintf("; a list is of apiVersion \"v1\" and kind %q", kindList)
 	case text(kind) != containerKind && nearest(text(kind), []string{containerKind}) != "":
 		message += fmt.Sprintf("; did you mean %q?", containerKind)
 	case slices.Contains([]string{

@@ -20,10 +20,13 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Document is one document of a file.
+// Document is one document of a file, or one item of a List.
 type Document struct {
 	// Line is the first line of the document, counted from 1.
 	Line int
+	// Item is the path of the item in its List, such as items[0], with which the fields of its faults
+	// begin; "" for a document.
+	Item string
 	// Container is the document's Container, without the fields that are wrong; nil if it is no
 	// Container. It is complete only without Faults.
 	Container *v1alpha1.Container
@@ -38,7 +41,8 @@ type Document struct {
 	decoded decoder
 }
 
-// Parse reads every document of a file. Documents without content are left out.
+// Parse reads every document of a file, and every item of a List as a document. Documents without
+// content are left out.
 func Parse(data []byte) []*Document {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	if at := bytes.IndexByte(data, 0); at >= 0 {
@@ -49,12 +53,12 @@ func Parse(data []byte) []*Document {
 	}
 	var out []*Document
 	for _, c := range split(data) {
-		out = append(out, parse(c))
+		out = append(out, parse(c)...)
 	}
 	return out
 }
 
-func parse(c chunk) *Document {
+func parse(c chunk) []*Document {
 	d := &Document{Line: c.line + 1}
 	d.decoded.line = c.line
 	root, err := readNode(append(bytes.Repeat([]byte(" "), c.column), withoutJSONEscapes(c.text)...))
@@ -63,11 +67,13 @@ func parse(c chunk) *Document {
 		d.Faults = []Fault{syntaxFault(err, c)}
 	case root == nil:
 		d.Faults = []Fault{{Line: d.Line, Message: "found no content; allowed: a Container"}}
+	case rootKind(root, kindList):
+		return d.decodeList(root)
 	default:
 		d.decode(root)
 		d.Faults = sorted(d.Faults)
 	}
-	return d
+	return []*Document{d}
 }
 
 // noMarker is the parser's message for text behind a document.
@@ -124,7 +130,7 @@ func (d *Document) decode(root *yaml.Node) {
 	}
 	if err != nil { // the decoder takes something that the type does not
 		if len(d.Faults) == 0 {
-			d.Faults = []Fault{{Line: d.Line, Message: err.Error()}}
+			d.Faults = []Fault{{Line: d.Line, Field: d.Item, Message: err.Error()}}
 		}
 		return
 	}
@@ -152,7 +158,7 @@ func (d *Document) Report(faults field.ErrorList) {
 
 // At returns a fault at the position of a field or, if it is absent, of its nearest parent.
 func (d *Document) At(path, message string) Fault {
-	f := Fault{Line: d.Line, Column: 1, Field: path, Message: message}
+	f := Fault{Line: d.Line, Column: 1, Field: d.decoded.below(path), Message: message}
 	for at := path; at != ""; at = parent(at) {
 		if n := d.decoded.places[at]; n != nil {
 			f.Line, f.Column = d.decoded.line+n.Line, n.Column

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ import (
 func sameAsKubectl(t *testing.T, text string) {
 	t.Helper()
 	all := manifest.Parse([]byte(text))
-	if len(all) != 1 || len(all[0].Faults) > 0 || all[0].Container == nil ||
+	if len(all) != 1 || all[0].Item != "" || len(all[0].Faults) > 0 || all[0].Container == nil ||
 		strings.Contains(text, "<<") {
 		return // kubectl refuses what overrides a merged field, which is what merging is for
 	}
@@ -139,5 +140,47 @@ func TestBounded(t *testing.T) {
 	}
 	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// TestList: the items of a List are documents, whose aliases may refer to each other.
+func TestList(t *testing.T) {
+	all := manifest.Parse([]byte(`apiVersion: v1
+kind: List
+metadata: {resourceVersion: ""}
+items:
+- apiVersion: berth.run/v1alpha1
+  kind: Container
+  metadata: {name: a}
+  spec: &spec {image: x}
+- apiVersion: v1
+  kind: ConfigMap
+  metadata: {name: b}
+- {apiVersion: berth.run/v1alpha1, kind: Container, metadata: {name: c}, spec: *spec}
+---
+apiVersion: berth.run/v1alpha1
+kind: Container
+metadata: {name: d}
+spec: {image: z}
+`))
+	var found []string
+	for _, d := range all {
+		name := ""
+		switch {
+		case len(d.Faults) > 0:
+			name = d.Faults[0].Error()
+		case d.Container != nil:
+			name = d.Container.Name + " " + d.Container.Spec.Image
+		case d.Object != nil:
+			name = d.Object.Name
+		}
+		found = append(found, fmt.Sprintf("%d %s: %s", d.Line, d.Item, name))
+	}
+	want := []string{"5 items[0]: a x", "9 items[1]: b", "12 items[2]: c x", "14 : d z"}
+	if !slices.Equal(found, want) {
+		t.Errorf("found %q; want %q", found, want)
+	}
+	if all := manifest.Parse([]byte("apiVersion: v1\nkind: List\n")); len(all) != 0 {
+		t.Errorf("a List without items: found %d documents", len(all))
 	}
 }

@@ -176,13 +176,52 @@ spec: {image: a}
 			},
 		},
 		{
-			"list", `apiVersion: v1
-kind: List
+			"list of another version", `apiVersion: berth.run/v1alpha1
+kind: ContainerList
 items: []
 `,
 			[]string{
-				`2:7: apiVersion, kind: found "v1", "List"; allowed: "berth.run/v1alpha1", "Container"; write each item as a document of its own, with a line --- between them`,
+				`2:7: apiVersion, kind: found "berth.run/v1alpha1", "ContainerList"; allowed: "berth.run/v1alpha1", "Container"; a list is of apiVersion "v1" and kind "List"`,
 			},
+		},
+		{
+			"list", `apiVersion: v1
+kind: List
+metadata: {resourceVersion: 1, names: x}
+item: []
+items:
+- apiVersion: berth.run/v1alpha1
+  kind: Container
+  metadata: {name: a}
+  spec: {image: a, comand: [b]}
+- apiVersion: v1
+  kind: Secret
+  metadata: {name: b}
+  data: {a: topsecret}
+-
+- {apiVersion: v1, kind: List, items: []}
+- apiVersion: apps/v1
+  kind: Deployment
+- apiVersion: berth.run/v1alpha1
+  kind: Container
+  metadata: {name: c}
+  spec: {}
+`,
+			[]string{
+				`3:29: metadata.resourceVersion: found the number 1; allowed: a string: write "1"`,
+				`3:32: metadata.names: found an unknown field; allowed: continue, remainingItemCount, resourceVersion, selfLink, shardInfo`,
+				`4:1: item: found an unknown field; allowed: apiVersion, kind, metadata and items`,
+				`9:20: items[0].spec.comand: found an unknown field; did you mean "command"?`,
+				`13:13: items[1].data[a]: found a value of another form, which is not shown; allowed: a map of keys to text in base64`,
+				`14:2: items[2]: found nothing; allowed: a Container`,
+				`15:3: items[3]: found a List in a List; allowed: its items in its place`,
+				`17:9: items[4].apiVersion, kind: found "apps/v1", "Deployment"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Deployment as a Container: its fields stand directly in spec`,
+				`21:9: items[5].spec.image: found nothing; set exactly one of image, archive and rootfs`,
+			},
+		},
+		{
+			"items of a list", `{apiVersion: v1, kind: List, items: {a: b}}`,
+			[]string{`1:37: items: found a map; allowed: a list of documents`},
 		},
 		{
 			"config map", `apiVersion: berth.run/v1alpha1

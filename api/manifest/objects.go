@@ -49,8 +49,18 @@ func objectKinds() []string {
 
 // objectKind returns the kind of a root that is such an object, or "".
 func objectKind(root *yaml.Node) string {
+	for _, kind := range objectKinds() {
+		if rootKind(root, kind) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// rootKind reports whether a root is of apiVersion v1 and of a kind.
+func rootKind(root *yaml.Node, kind string) bool {
 	if root.Kind != yaml.MappingNode {
-		return ""
+		return false
 	}
 	found := map[string]string{}
 	for i := 0; i+1 < len(root.Content); i += 2 {
@@ -58,10 +68,7 @@ func objectKind(root *yaml.Node) string {
 			found[root.Content[i].Value] = v.Value
 		}
 	}
-	if kind := found["kind"]; found["apiVersion"] == "v1" && slices.Contains(objectKinds(), kind) {
-		return kind
-	}
-	return ""
+	return found["apiVersion"] == "v1" && found["kind"] == kind
 }
 
 // decodeObject reads the document's root as an object of a kind.
@@ -107,7 +114,9 @@ func (d *Document) decodeInto(root *yaml.Node, object any) bool {
 		}
 	}
 	if err != nil && len(d.Faults) == 0 { // its words may hold a value
-		d.Faults = []Fault{{Line: d.Line, Message: "found no " + d.Kind + "; allowed: the fields of one"}}
+		d.Faults = []Fault{{
+			Line: d.Line, Field: d.Item, Message: "found no " + d.Kind + "; allowed: the fields of one",
+		}}
 	}
 	return err == nil
 }

@@ -72,6 +72,38 @@ func refused(t *testing.T, f *Folder) string {
 	return strings.Join(out, "\n")
 }
 
+// TestList: the items of a List are as documents of their own, and a file with a fault in one of them
+// changes nothing.
+func TestList(t *testing.T) {
+	dir := t.TempDir()
+	f := newFolder(t, dir, t.TempDir())
+	write := func(items ...string) {
+		text := "apiVersion: v1\nkind: List\nitems:\n"
+		for _, item := range items {
+			text += "- " + strings.ReplaceAll(strings.TrimSpace(item), "\n", "\n  ") + "\n"
+		}
+		if err := os.WriteFile(filepath.Join(dir, "all.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f.scan()
+	}
+	write(container("a", ""), container("b", ""))
+	if got := wanted(f); got != "a b" || refused(t, f) != "" {
+		t.Errorf("found %q, refused %q; want a b", got, refused(t, f))
+	}
+	write(container("a", ""), container("b", ", hostname: A_b"), container("c", ""))
+	if got := wanted(f); got != "a b" || !strings.HasPrefix(refused(t, f),
+		"all.yaml:11:45: items[1].spec.hostname: ") {
+		t.Errorf("found %q, refused %q; want a b as before, and the place of the fault", got,
+			refused(t, f))
+	}
+	write(container("a", ""), container("c", ""))
+	f.scan() // nothing is removed as long as the file may be being written
+	if got := wanted(f); got != "a c" {
+		t.Errorf("found %q; want a c", got)
+	}
+}
+
 // TestRefusedWhileAway: a refused manifest that is gone when the agent starts leaves no status.
 func TestRefusedWhileAway(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
