@@ -125,6 +125,6 @@ They go on when the agent ends, and the next agent takes them up again.`,
 	f.StringVar(&o.logFormat, "log-format", "", "text or json; absent, text on a terminal, else json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	c.AddCommand(statusCommand(o), logsCommand(o), execCommand(o), stopCommand(o), startCommand(o),
-		restartCommand(o), pruneCommand(o), volumeCommand(o))
+		restartCommand(o), pruneCommand(o), volumeCommand(o), imageCommand(o))
 	return c
 }

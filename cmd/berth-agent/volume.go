@@ -162,7 +162,12 @@ func confirmed(cmd *cobra.Command, volumes []standalone.Volume) bool {
 		fmt.Fprintf(w, "  %s   %s\n", standalone.DisplayID(volumes[i].ID()), volumes[i].Status.Path)
 	}
 	fmt.Fprint(w, "Continue? [y/N] ")
-	answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	return saysYes(bufio.NewReader(cmd.InOrStdin()))
+}
+
+// saysYes reports whether a line is the answer yes.
+func saysYes(r *bufio.Reader) bool {
+	answer, _ := r.ReadString('\n')
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return answer == "y" || answer == "yes"
 }

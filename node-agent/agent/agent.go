@@ -181,7 +181,8 @@ func (a *agent) openBundles(context.Context) error {
 	}
 	settings := claim.Settings{
 		Manifests: a.Manifests, Node: a.NodeName, RunDir: a.RunDir, LogDir: a.LogDir, Berth: a.Berth,
-		Handlers: a.Handlers,
+		Handlers: a.Handlers, RegistryConfig: a.RegistryConfig, RegistryHosts: a.RegistryHosts,
+		PinnedImages: a.PinnedImages,
 	}
 	if err := settings.CheckSource(a.StateDir, a.bundles); err != nil {
 		return err
@@ -197,7 +198,7 @@ func (a *agent) openBundles(context.Context) error {
 func (a *agent) openImages(context.Context) error {
 	pulling := &image.PullProgress{}
 	store, err := image.Open(filepath.Join(a.StateDir, "images"), image.WithJournal(a.journal),
-		image.WithKeyring(a.registryFiles()), image.WithHosts(hostsdir.Dir(a.RegistryHosts)),
+		image.WithKeyring(RegistryFiles(a.RegistryConfig, a.Manifests != "", a.Log)), image.WithHosts(hostsdir.Dir(a.RegistryHosts)),
 		image.WithPinned(a.PinnedImages),
 		image.WithProgress(func(p image.Progress) {
 			pulling.Note(p)

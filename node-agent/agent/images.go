@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os/user"
 	"path/filepath"
 	"strings"
@@ -18,14 +19,15 @@ import (
 	"github.com/berth-run/berth/node-agent/lifecycle"
 )
 
-// registryFiles returns the files with the node's credentials for registries. In a cluster they are
-// for every namespace, so what root has logged in to for itself is not among them.
-func (a *agent) registryFiles() dockerconfig.Files {
-	f := dockerconfig.Files{Warn: func(message string) { a.Log.Warn(message) }}
+// RegistryFiles returns the files with the node's credentials for registries; config is that of
+// --registry-config. In a cluster they are for every namespace, so what root has logged in to for
+// itself is not among them.
+func RegistryFiles(config string, alone bool, log *slog.Logger) dockerconfig.Files {
+	f := dockerconfig.Files{Warn: func(message string) { log.Warn(message) }}
 	switch {
-	case a.RegistryConfig != "":
-		f.Paths = []string{a.RegistryConfig}
-	case a.Manifests != "":
+	case config != "":
+		f.Paths = []string{config}
+	case alone:
 		f.Paths, f.Optional = []string{podmanConfig}, true
 		// A service of systemd has no HOME.
 		if root, err := user.LookupId("0"); err == nil {

@@ -25,6 +25,10 @@ type Settings struct {
 	LogDir   string   `json:"logDir"`
 	Berth    string   `json:"berth"`
 	Handlers []string `json:"handlers,omitempty"` // as NAME=PATH
+	// of images; earlier versions wrote none
+	RegistryConfig string   `json:"registryConfig,omitempty"`
+	RegistryHosts  string   `json:"registryHosts,omitempty"`
+	PinnedImages   []string `json:"pinnedImages,omitempty"`
 }
 
 func settingsFile(stateDir string) string { return filepath.Join(stateDir, "agent.json") }

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/berth-run/berth/node-agent/agent"
+	"github.com/berth-run/berth/node-agent/claim"
+	"github.com/berth-run/berth/node-agent/image"
+	"github.com/berth-run/berth/node-agent/image/hostsdir"
+	"github.com/berth-run/berth/node-agent/standalone"
+)
+
+func imageCommand(o *options) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "image",
+		Short: "List, pull, pin and remove the images of the node",
+		Long: `The images of the node are those of the containers of the agent with --state-dir, and those that
+were pulled before. These commands work beside the agent and without it, also on a node of a
+cluster.`,
+		Example: "  berth-agent image ls\n  berth-agent image pull docker.io/library/busybox:1.37\n" +
+			"  berth-agent image rm docker.io/library/busybox:1.37\n  berth-agent image prune --all",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	c.AddCommand(imageListCommand(o), imageRemoveCommand(o), imagePruneCommand(o),
+		imagePullCommand(o), imagePinCommand(o), imageUnpinCommand(o))
+	return c
+}
+
+// withImages calls f with the images of the state directory.
+func (o *options) withImages(f func(*standalone.Images) error, more ...image.Option) error {
+	settings, err := o.readSettings()
+	if err != nil {
+		return err
+	}
+	images, err := standalone.OpenImages(o.StateDir, append(more,
+		image.WithPinned(settings.PinnedImages))...)
+	if err != nil {
+		return needRoot(err)
+	}
+	return needRoot(errors.Join(f(images), images.Close()))
+}
+
+func imageListCommand(o *options) *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "Show the images, their size, and the containers that have them",
+		Example: "  berth-agent image ls\n  berth-agent image ls -o yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "" && output != "json" && output != "yaml" && output != "name" {
+				return fmt.Errorf("--output: found %q; allowed: json, yaml, name, or nothing for a table", output)
+			}
+			return o.withImages(func(images *standalone.Images) error {
+				all, err := images.List()
+				if err != nil {
+					return err
+				}
+				switch output {
+				case "":
+					printImages(cmd.OutOrStdout(), all, time.Now())
+					return nil
+				case "name":
+					for i := range all {
+						fmt.Fprintln(cmd.OutOrStdout(), all[i].Name)
+					}
+					return nil
+				}
+				return print(cmd.OutOrStdout(), output, standalone.ListImages(all))
+			})
+		},
+	}
+	c.Flags().StringVarP(&output, "output", "o", "", "json, yaml or name; absent, a table")
+	return c
+}
+
+func printImages(w io.Writer, images []standalone.Image, now time.Time) {
+	if len(images) == 0 {
+		fmt.Fprintln(w, "no images")
+		return
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(tw, "NAME\tDIGEST\tSIZE\tCREATED\tLAST USED\tUSED BY")
+	for i := range images {
+		st := &images[i].Status
+		names, usedBy := st.Names, "-"
+		if len(names) == 0 {
+			names = []string{"<none>"}
+		}
+		if len(st.UsedBy) > 0 {
+			usedBy = strings.Join(st.UsedBy, ", ")
+		}
+		if st.Pinned {
+			usedBy += " (pinned)"
+		}
+		_, digest, _ := strings.Cut(st.Digest, ":")
+		for _, name := range names {
+			fmt.Fprintf(tw, "%s\t%.12s\t%.1f MB\t%s\t%s\t%s\n", name, digest, float64(st.Size)/1e6,
+				age(st.Created, now), age(&st.LastUsed, now), usedBy)
+		}
+	}
+	_ = tw.Flush()
+}
+
+// age returns how long ago something was, or "-" if that is not known.
+func age(t *metav1.Time, now time.Time) string {
+	if t == nil || t.IsZero() {
+		return "-"
+	}
+	return duration.HumanDuration(now.Sub(t.Time))
+}
+
+func imageRemoveCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm IMAGE...",
+		Short: "Remove images that no container has",
+		Long: `rm removes images by their names, or by the first 7 or more digits of their digests. It refuses
+an image of a container, also of one that is stopped. Of an image with several names, the name
+alone is removed; the digest removes all of them.`,
+		Example: "  berth-agent image rm docker.io/library/busybox:1.37\n  berth-agent image rm 8cf9978720e1",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.withImages(func(images *standalone.Images) error {
+				var errs []error
+				for _, arg := range args {
+					gone, err := images.Remove(cmd.Context(), arg)
+					errs = append(errs, err)
+					if err == nil {
+						fmt.Fprintln(cmd.OutOrStdout(), gone)
+					}
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
+}
+
+func imagePruneCommand(o *options) *cobra.Command {
+	var all, force bool
+	c := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove the images without a name that no container has; with --all, also those with one",
+		Long: `prune removes images that no container has and that are not pinned. It asks before it removes
+them. An image has no name once its tag leads to another image.`,
+		Example: "  berth-agent image prune\n  berth-agent image prune --all --force",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.withImages(func(images *standalone.Images) error {
+				unneeded, err := images.Prunable(all)
+				if err != nil || len(unneeded) == 0 {
+					return err
+				}
+				if !force && !confirmedImages(cmd, unneeded) {
+					return errors.New("nothing is removed: found no confirmation; allowed: y, or --force")
+				}
+				var errs []error
+				for i := range unneeded {
+					removed, err := images.Prune(cmd.Context(), &unneeded[i], all)
+					errs = append(errs, err)
+					if removed {
+						fmt.Fprintln(cmd.OutOrStdout(), unneeded[i].Name)
+					}
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
+	c.Flags().BoolVarP(&all, "all", "a", false, "also images with a name")
+	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return c
+}
+
+// confirmedImages asks whether images are to be removed.
+func confirmedImages(cmd *cobra.Command, images []standalone.Image) bool {
+	w := cmd.ErrOrStderr()
+	fmt.Fprintln(w, "These images are removed:")
+	for i := range images {
+		fmt.Fprintf(w, "  %s   %.1f MB\n", images[i].Name, float64(images[i].Status.Size)/1e6)
+	}
+	fmt.Fprint(w, "Continue? [y/N] ")
+	return saysYes(bufio.NewReader(cmd.InOrStdin()))
+}
+
+func imagePullCommand(o *options) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "pull REFERENCE",
+		Short: "Pull an image, or the newer one of its tag",
+		Long: `pull asks the registry for the image and fetches the layers that the node lacks. It uses the
+credentials, mirrors and certificates of the agent unless a flag names others. Every container of
+the node may use the image then.`,
+		Example: "  berth-agent image pull docker.io/library/busybox:1.37\n" +
+			"  berth-agent image pull --registry-config ~/.docker/config.json registry.example.com/app:1",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			settings, err := claim.Read(o.StateDir)
+			if _, there := os.Stat(filepath.Join(o.StateDir, "agent.json")); there == nil && err != nil {
+				return needRoot(err)
+			}
+			if !cmd.Flags().Changed("registry-config") {
+				o.RegistryConfig = settings.RegistryConfig
+			}
+			if !cmd.Flags().Changed("registry-hosts-dir") {
+				o.RegistryHosts = settings.RegistryHosts
+			}
+			return o.pull(cmd.Context(), cmd, args[0], settings.Node == "")
+		},
+	}
+	c.Flags().StringVar(&o.RegistryConfig, "registry-config", "",
+		"`file` of credentials for registries; absent, that of the agent")
+	c.Flags().StringVar(&o.RegistryHosts, "registry-hosts-dir", "",
+		"`directory` of mirrors and certificates of registries; absent, that of the agent")
+	return c
+}
+
+// pull pulls an image, and prints its ID. Its progress goes to standard error.
+func (o *options) pull(ctx context.Context, cmd *cobra.Command, reference string,
+	alone bool,
+) error {
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	progress := newPullPrinter(cmd.ErrOrStderr(), reference)
+	images, err := standalone.OpenImages(o.StateDir,
+		image.WithKeyring(agent.RegistryFiles(o.RegistryConfig, alone, log)),
+		image.WithHosts(hostsdir.Dir(o.RegistryHosts)), image.WithProgress(progress.note))
+	if err != nil {
+		return needRoot(err)
+	}
+	id, err := images.Pull(ctx, reference)
+	progress.end()
+	if err = errors.Join(err, images.Close()); err != nil {
+		return needRoot(err)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), id)
+	return nil
+}
+
+func imagePinCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "pin REFERENCE...",
+		Short: "Keep images from garbage collection and prune",
+		Long: `pin keeps the image of a reference, whichever it is at a time, from garbage collection and prune.
+It need not be on the node yet. "image rm" removes it all the same.`,
+		Example: "  berth-agent image pin docker.io/library/busybox:1.37",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return o.forEachImage(args, (*standalone.Images).Pin)
+		},
+	}
+}
+
+func imageUnpinCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:     "unpin REFERENCE...",
+		Short:   "Take back pin",
+		Example: "  berth-agent image unpin docker.io/library/busybox:1.37",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return o.forEachImage(args, (*standalone.Images).Unpin)
+		},
+	}
+}
+
+func (o *options) forEachImage(references []string,
+	f func(*standalone.Images, string) error,
+) error {
+	return o.withImages(func(images *standalone.Images) error {
+		var errs []error
+		for _, reference := range references {
+			errs = append(errs, f(images, reference))
+		}
+		return errors.Join(errs...)
+	})
+}
