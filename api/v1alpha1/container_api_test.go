@@ -262,9 +262,13 @@ func TestContainerRules(t *testing.T) {
 			"aliases are names in lower case",
 		},
 		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image +
-			`resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory and pids only"},
+			`resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory, pids, hugepages-2Mi and hugepages-1Gi only"},
 		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image +
-			`resources: {requests: {pids: "1"}}`, "requests may name cpu and memory only"},
+			`resources: {requests: {pids: "1"}}`, "requests may name cpu, memory, hugepages-2Mi and hugepages-1Gi only"},
+		{
+			"quantity of huge pages", image + `resources: {limits: {hugepages-2Mi: 4Mi}}`, image +
+				`resources: {limits: {hugepages-2Mi: many}}`, "limits are quantities",
+		},
 		{"quantity", image + `resources: {limits: {cpu: 1500m}}`, image +
 			`resources: {limits: {cpu: many}}`, "limits are quantities: write 2, 0.5 or 500m for cpu"},
 		{
@@ -394,9 +398,9 @@ func TestContainerRules(t *testing.T) {
 			"hostPath.type may be empty, DirectoryOrCreate",
 		},
 		{
-			"emptyDir medium", image + "volumes: [{name: v, emptyDir: {medium: Memory}}]", image +
-				"volumes: [{name: v, emptyDir: {medium: HugePages}}]",
-			"emptyDir.medium may be empty (the node's disk) or Memory",
+			"emptyDir medium", image + "volumes: [{name: v, emptyDir: {medium: HugePages-2Mi}}]", image +
+				"volumes: [{name: v, emptyDir: {medium: HugePages-4Mi}}]",
+			"emptyDir.medium may be empty (the node's disk), Memory, HugePages, HugePages-2Mi or HugePages-1Gi",
 		},
 		{
 			"emptyDir mode", volume, image + "volumes: [{name: v, emptyDir: {mode: 448}}]",

@@ -59,7 +59,7 @@ type Volume struct {
 
 	// emptyDir is an empty directory that lives as long as the Container does.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="!has(self.medium) || self.medium in ['', 'Memory']",message="emptyDir.medium may be empty (the node's disk) or Memory"
+	// +kubebuilder:validation:XValidation:rule="!has(self.medium) || self.medium in ['', 'Memory', 'HugePages', 'HugePages-2Mi', 'HugePages-1Gi']",message="emptyDir.medium may be empty (the node's disk), Memory, HugePages, HugePages-2Mi or HugePages-1Gi"
 	// +kubebuilder:validation:XValidation:rule="!has(self.mode)",message="emptyDir.mode is not supported: remove it; the directory's mode is 0777"
 	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
 

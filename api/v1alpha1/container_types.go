@@ -206,14 +206,15 @@ type ContainerSpec struct {
 	// +optional
 	HostIPC bool `json:"hostIPC,omitempty"`
 
-	// resources are requests (cpu, memory) and limits (cpu, memory, pids). Requests place the
-	// Container and weigh its cpu; limits are the kernel's.
+	// resources are requests (cpu, memory) and limits (cpu, memory, pids, hugepages-2Mi,
+	// hugepages-1Gi). Requests place the Container and weigh its cpu; limits are the kernel's. A
+	// request of huge pages is equal to its limit, and does not place the Container.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.claims) || size(self.claims) == 0",message="claims are not supported: remove claims"
-	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])",message="limits may name cpu, memory and pids only"
-	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])",message="requests may name cpu and memory only"
-	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || ['cpu', 'memory', 'pids'].all(k, !(k in self.limits) || type(self.limits[k]) == int || isQuantity(self.limits[k]))",message="limits are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
-	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || ['cpu', 'memory'].all(k, !(k in self.requests) || type(self.requests[k]) == int || isQuantity(self.requests[k]))",message="requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids', 'hugepages-2Mi', 'hugepages-1Gi'])",message="limits may name cpu, memory, pids, hugepages-2Mi and hugepages-1Gi only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory', 'hugepages-2Mi', 'hugepages-1Gi'])",message="requests may name cpu, memory, hugepages-2Mi and hugepages-1Gi only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || ['cpu', 'memory', 'pids', 'hugepages-2Mi', 'hugepages-1Gi'].all(k, !(k in self.limits) || type(self.limits[k]) == int || isQuantity(self.limits[k]))",message="limits are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
+	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || ['cpu', 'memory', 'hugepages-2Mi', 'hugepages-1Gi'].all(k, !(k in self.requests) || type(self.requests[k]) == int || isQuantity(self.requests[k]))",message="requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
 	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
 
 	// securityContext holds the fields of a Pod's container, and some of the Pod's own.

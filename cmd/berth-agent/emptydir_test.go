@@ -3,12 +3,15 @@
 package main
 
 import (
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // TestSizeLimitOnDisk: a container that writes more into an emptyDir on disk than its sizeLimit is
@@ -50,6 +53,67 @@ func TestSizeLimitOnDisk(t *testing.T) {
 		t.Errorf("below: found pid %d; want %d", again.Status.PID, below.Status.PID)
 	}
 	h.removeAll("over.yaml", "below.yaml", "job.yaml")
+	if left := h.leftovers(); left != (counts{}) {
+		t.Errorf("found %+v left", left)
+	}
+}
+
+// reserveHugePages has the kernel reserve pages of 2 MiB until the test ends.
+func reserveHugePages(t *testing.T, n int) {
+	t.Helper()
+	const file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+	count := func() int {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			needs.Skip(t, "the kernel has no huge pages of 2 MiB")
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	set := func(n int) {
+		if err := os.WriteFile(file, []byte(strconv.Itoa(n)), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	before := count()
+	t.Cleanup(func() { set(before) })
+	set(before + n)
+	if got := count(); got < before+n {
+		t.Fatalf("found %d huge pages; want %d", got, before+n)
+	}
+}
+
+// TestHugePages: a volume of huge pages is a hugetlbfs of that size, and the container may have as
+// many as its limit says, however many the node has. Without a sizeLimit the volume has no other.
+func TestHugePages(t *testing.T) {
+	reserveHugePages(t, 4)
+	h := newHost(t)
+	h.start()
+	h.raw("hugepages.yaml", sample(t, "standalone/hugepages.yaml"))
+	h.write("small.yaml", "  archive: {path: "+programs+"/busybox.tar}\n"+
+		"  command: [/bin/sh, -c, 'fallocate -l 2097152 /huge/1 && fallocate -l 2097152 /huge/2; exec sleep 3600']\n"+
+		"  resources: {limits: {hugepages-2Mi: 4Mi}}\n"+
+		"  volumes: [{name: huge, emptyDir: {medium: HugePages-2Mi, sizeLimit: 2Mi}}]\n"+
+		"  volumeMounts: [{name: huge, mountPath: /huge}]\n")
+	for name, want := range map[string]string{
+		"hugepages": "hugetlbfs 2M\npage 1\npage 2\nend\n",
+		"small":     "fallocate: fallocate '/huge/2': No space left on device\n",
+	} {
+		h.until("the log of "+name, func() bool { return h.get(name) != nil && h.logs(name) == want })
+	}
+	h.write("giant.yaml", "  archive: {path: "+programs+"/busybox.tar}\n"+
+		"  command: [/bin/sleep, '3600']\n  resources: {limits: {hugepages-1Gi: 1Gi}}\n"+
+		"  volumes: [{name: huge, emptyDir: {medium: HugePages-1Gi}}]\n"+
+		"  volumeMounts: [{name: huge, mountPath: /huge}]\n")
+	h.until("giant is refused", func() bool {
+		c := h.get("giant")
+		return c != nil && c.Status.PrintableStatus == v1alpha1.ReasonCreateFailed && strings.Contains(
+			c.Status.State.Waiting.Message, "volumes[0].emptyDir.medium: found HugePages-1Gi")
+	})
+	h.removeAll("hugepages.yaml", "small.yaml", "giant.yaml")
 	if left := h.leftovers(); left != (counts{}) {
 		t.Errorf("found %+v left", left)
 	}

@@ -22,8 +22,9 @@ func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes"
 
 // PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and
 // makes the emptyDir volumes that are not there yet: a directory of mode 0777, or a tmpfs for
-// medium Memory. emptyDir volumes of the directory that are no longer among volumes are removed,
-// and the one called emptied is made anew. If it fails, what it made is removed, and nothing else.
+// medium Memory, or a hugetlbfs for huge pages. emptyDir volumes of the directory that are no
+// longer among volumes are removed, and the one called emptied is made anew. If it fails, what it
+// made is removed, and nothing else.
 func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume, emptied string) (err error) {
 	var made []string
 	defer func() {
@@ -53,6 +54,9 @@ func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume, emptied string) (err erro
 				return err
 			}
 		case v.EmptyDir != nil:
+			if err := checkHugePages(v.EmptyDir.Medium); err != nil {
+				return fmt.Errorf("volumes[%d].emptyDir.medium: %w", i, err)
+			}
 			fresh, err := d.emptyDir(v.Name, v.EmptyDir)
 			if fresh {
 				made = append(made, v.Name)
@@ -71,6 +75,10 @@ func (d Dir) RemoveVolumes() error { return d.keepVolumes(nil) }
 // emptyDir creates the volume unless it exists, and reports whether it created it.
 func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bool, err error) {
 	path := d.Volume(name)
+	pages, err := hugePages(source.Medium)
+	if err != nil {
+		return false, err
+	}
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := d.newVolume(name); err != nil {
 			return false, err
@@ -79,7 +87,7 @@ func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bo
 	} else if err != nil {
 		return false, err
 	}
-	if source.Medium != corev1.StorageMediumMemory {
+	if source.Medium != corev1.StorageMediumMemory && pages == 0 {
 		return made, nil
 	}
 	if !made {
@@ -89,12 +97,15 @@ func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bo
 			return false, err
 		}
 	}
-	options := "mode=0777"
+	kind, options := "tmpfs", "mode=0777"
+	if pages > 0 {
+		kind, options = "hugetlbfs", options+",pagesize="+strconv.FormatInt(pages, 10)
+	}
 	if source.SizeLimit != nil && source.SizeLimit.Value() > 0 {
 		options += ",size=" + strconv.FormatInt(source.SizeLimit.Value(), 10)
 	}
-	if err := unix.Mount("berth", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return true, fmt.Errorf("mount tmpfs (%s): %w", options, err)
+	if err := unix.Mount("berth", path, kind, unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return true, fmt.Errorf("mount %s (%s): %w", kind, options, err)
 	}
 	return true, nil
 }
@@ -130,11 +141,11 @@ func (d Dir) keepVolumes(keep map[string]*corev1.EmptyDirVolumeSource) error {
 	for _, e := range entries {
 		source, wanted := keep[e.Name()]
 		if wanted {
-			mounted, err := isMountPoint(d.Volume(e.Name()))
+			keep, err := onMedium(d.Volume(e.Name()), source.Medium)
 			if err != nil {
 				return fmt.Errorf("look at volume %s: %w", e.Name(), err)
 			}
-			if !mounted || source.Medium == corev1.StorageMediumMemory {
+			if keep {
 				continue
 			}
 		}
@@ -143,6 +154,24 @@ func (d Dir) keepVolumes(keep map[string]*corev1.EmptyDirVolumeSource) error {
 		}
 	}
 	return nil
+}
+
+// onMedium reports whether the directory of a volume is on a medium or, without a mount, may get
+// it: the mount of one that outlived a boot is gone.
+func onMedium(path string, medium corev1.StorageMedium) (bool, error) {
+	mounted, err := isMountPoint(path)
+	if err != nil || !mounted {
+		return err == nil, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return false, err
+	}
+	pages, err := hugePages(medium)
+	if st.Type == unix.HUGETLBFS_MAGIC {
+		return pages == st.Bsize, err
+	}
+	return medium == corev1.StorageMediumMemory, nil
 }
 
 func (d Dir) removeVolume(name string) error {

@@ -283,7 +283,7 @@ func TestBadInput(t *testing.T) {
 			},
 			"limit": {
 				image + "  resources: {limits: {gpu: 1}}\n",
-				"limits may name cpu, memory and pids only",
+				"limits may name cpu, memory, pids, hugepages-2Mi and hugepages-1Gi only",
 			},
 		} {
 			t.Run(name, func(t *testing.T) {

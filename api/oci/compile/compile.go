@@ -109,6 +109,7 @@ func parts() []part {
 		cpu,
 		memory,
 		pids,
+		hugePages,
 		otherResources,
 		ulimits,
 		sysctls,

@@ -557,8 +557,40 @@ func TestFaults(t *testing.T) {
 			"spec.volumes[0].hostPath.type", "Socket",
 		},
 		{
-			"huge pages", image + `volumes: [{name: v, emptyDir: {medium: HugePages}}]`,
-			"spec.volumes[0].emptyDir.medium", "Memory",
+			"a medium that there is not", image + `volumes: [{name: v, emptyDir: {medium: HugePages-4Mi}}]`,
+			"spec.volumes[0].emptyDir.medium", "HugePages-1Gi",
+		},
+		{
+			"huge pages of no size", image + `volumes: [{name: v, emptyDir: {medium: HugePages}}]`,
+			"spec.volumes[0].emptyDir.medium", "hugepages-2Mi and hugepages-1Gi",
+		},
+		{
+			"huge pages of two sizes", image + `resources: {limits: {hugepages-2Mi: 2Mi, hugepages-1Gi: 1Gi}}
+volumes: [{name: v, emptyDir: {medium: HugePages}}]`,
+			"spec.volumes[0].emptyDir.medium", "name the size",
+		},
+		{
+			"huge pages without a limit", image + `resources: {limits: {hugepages-1Gi: 1Gi}}
+volumes: [{name: v, emptyDir: {medium: HugePages-2Mi}}]`,
+			"spec.volumes[0].emptyDir.medium", "needs resources.limits[hugepages-2Mi]",
+		},
+		{
+			"a part of a huge page", image + `resources: {limits: {hugepages-2Mi: 2Mi}}
+volumes: [{name: v, emptyDir: {medium: HugePages, sizeLimit: 3Mi}}]`,
+			"spec.volumes[0].emptyDir.sizeLimit", "multiple",
+		},
+		{
+			"a limit of a part of a huge page", image + `resources: {limits: {hugepages-2Mi: 3Mi}}`,
+			"spec.resources.limits[hugepages-2Mi]", "multiple",
+		},
+		{
+			"fewer huge pages requested", image +
+				`resources: {limits: {hugepages-2Mi: 4Mi}, requests: {hugepages-2Mi: 2Mi}}`,
+			"spec.resources.requests[hugepages-2Mi]", "equal to the limit",
+		},
+		{
+			"huge pages requested alone", image + `resources: {requests: {hugepages-2Mi: 2Mi}}`,
+			"spec.resources.requests[hugepages-2Mi]", "equal to the limit",
 		},
 		{
 			"size of 0 on disk", image + `volumes: [{name: v, emptyDir: {sizeLimit: "0"}}]`,

@@ -50,7 +50,9 @@ func volumes(d *draft) {
 					corev1.HostPathCharDev, corev1.HostPathBlockDev)
 			}
 		case v.EmptyDir != nil:
-			emptyDir(d, at.Child("emptyDir"), v.EmptyDir)
+			medium := emptyDir(d, at.Child("emptyDir"), v.EmptyDir)
+			v.EmptyDir = v.EmptyDir.DeepCopy()
+			v.EmptyDir.Medium = medium
 		case v.PersistentVolumeClaim != nil:
 			claim(d, at.Child("persistentVolumeClaim"), v.PersistentVolumeClaim)
 		default:
@@ -84,13 +86,19 @@ func kindsOf(v *v1alpha1.Volume) []string {
 	return out
 }
 
-func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
+// emptyDir checks a volume and returns its medium, with the size of huge pages.
+func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) corev1.StorageMedium {
 	if v.Mode != nil {
 		d.refuse(at.Child("mode"), "is not supported: remove it; the directory's mode is 0777")
 	}
-	oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault, corev1.StorageMediumMemory)
+	medium := v.Medium
+	if oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault,
+		corev1.StorageMediumMemory, corev1.StorageMediumHugePages, "HugePages-2Mi", "HugePages-1Gi") &&
+		isHugePages(v.Medium) {
+		medium = hugePagesMedium(d, at, v)
+	}
 	if v.SizeLimit == nil {
-		return
+		return medium
 	}
 	size := at.Child("sizeLimit")
 	switch {
@@ -101,6 +109,7 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 			d.invalid(size, v.SizeLimit.String(), msg)
 		}
 	}
+	return medium
 }
 
 // noClaims is the reason for which a cluster refuses named volumes.

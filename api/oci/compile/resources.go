@@ -183,19 +183,23 @@ func ulimit(d *draft, at *field.Path, v int64) bool {
 // otherResources refuses every other resource.
 func otherResources(d *draft) {
 	at := d.path.Child("resources")
+	var huge []corev1.ResourceName
+	for _, size := range hugePageSizes() {
+		huge = append(huge, size.resource)
+	}
 	for _, list := range []struct {
 		kind    string
 		names   corev1.ResourceList
 		allowed []corev1.ResourceName
 	}{
-		{"limits", d.in.Resources.Limits, []corev1.ResourceName{
+		{"limits", d.in.Resources.Limits, append([]corev1.ResourceName{
 			corev1.ResourceCPU, corev1.ResourceMemory,
 			v1alpha1.ResourcePIDs,
-		}},
-		{"requests", d.in.Resources.Requests, []corev1.ResourceName{
+		}, huge...)},
+		{"requests", d.in.Resources.Requests, append([]corev1.ResourceName{
 			corev1.ResourceCPU,
 			corev1.ResourceMemory,
-		}},
+		}, huge...)},
 	} {
 		for _, name := range sortedKeys(list.names) {
 			oneOf(d, at.Child(list.kind).Key(string(name)), name, list.allowed...)

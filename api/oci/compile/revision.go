@@ -153,9 +153,10 @@ func MinAgentRevision(spec *v1alpha1.OCIBundleSpec) int32 {
 		lowest = max(lowest, archiveRevision)
 	}
 	if slices.ContainsFunc(spec.Volumes, func(v v1alpha1.Volume) bool {
-		return v.EmptyDir != nil && v.EmptyDir.Medium == "" && v.EmptyDir.SizeLimit != nil
+		return v.EmptyDir != nil && (isHugePages(v.EmptyDir.Medium) ||
+			v.EmptyDir.Medium == "" && v.EmptyDir.SizeLimit != nil)
 	}) {
-		lowest = max(lowest, diskLimitRevision)
+		lowest = max(lowest, emptyDirRevision)
 	}
 	return lowest
 }
@@ -163,8 +164,9 @@ func MinAgentRevision(spec *v1alpha1.OCIBundleSpec) int32 {
 // archiveRevision is the first AgentRevision that knows references of archivePrefix.
 const archiveRevision = 1
 
-// diskLimitRevision is the first AgentRevision that honours the sizeLimit of an emptyDir on disk.
-const diskLimitRevision = 3
+// emptyDirRevision is the first AgentRevision that honours the sizeLimit of an emptyDir on disk,
+// and huge pages.
+const emptyDirRevision = 3
 
 func minRevision(spec *v1alpha1.OCIBundleSpec, table map[string]int32) int32 {
 	if len(table) == 0 {

@@ -120,8 +120,10 @@ func TestArchiveNeedsAnAgentThatKnowsIt(t *testing.T) {
 	}
 }
 
-func TestLimitOfADiskNeedsAnAgentThatKnowsIt(t *testing.T) {
-	for medium, want := range map[corev1.StorageMedium]int32{"": 3, corev1.StorageMediumMemory: 0} {
+func TestEmptyDirNeedsAnAgentThatKnowsIt(t *testing.T) {
+	for medium, want := range map[corev1.StorageMedium]int32{
+		"": 3, corev1.StorageMediumMemory: 0, "HugePages-2Mi": 3,
+	} {
 		if got := MinAgentRevision(&v1alpha1.OCIBundleSpec{
 			Volumes: []v1alpha1.Volume{{EmptyDir: &corev1.EmptyDirVolumeSource{
 				Medium: medium, SizeLimit: resource.NewQuantity(1, resource.BinarySI),
