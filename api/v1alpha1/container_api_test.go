@@ -432,8 +432,14 @@ func TestContainerRules(t *testing.T) {
 		{
 			"propagation", volume +
 				"volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]", volume +
-				"volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]",
-			"mountPropagation may be None or HostToContainer",
+				"volumeMounts: [{name: v, mountPath: /v, mountPropagation: Sideways}]",
+			"mountPropagation may be None, HostToContainer or Bidirectional",
+		},
+		{
+			"propagation to the node", volume +
+				"volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]\nsecurityContext: {privileged: true}",
+			volume + "volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]",
+			"set securityContext.privileged, or use HostToContainer",
 		},
 		{
 			"restartPolicy", image + "restartPolicy: OnFailure", image + "restartPolicy: Sometimes",

@@ -40,6 +40,7 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.networks) || !(has(self.hostNetwork) && self.hostNetwork)",message="a container in the node's network is in no other: remove networks or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!has(self.networks) || !(has(self.network) && has(self.network.none) && self.network.none)",message="a container without a network is in none: remove networks or network.none"
 // +kubebuilder:validation:XValidation:rule="!has(self.network) || !has(self.network.container) || size(self.network.container) == 0",message="network.container is honoured by an agent without a cluster only, since the other Container may be on another node: remove it"
+// +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, !has(m.mountPropagation) || m.mountPropagation != 'Bidirectional') || (has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged)",message="mountPropagation Bidirectional is for privileged containers: set securityContext.privileged, or use HostToContainer"
 // +kubebuilder:validation:XValidation:rule="!has(self.devices) || size(self.devices) == 0 || !(has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged)",message="a privileged container has all devices of the node: remove devices or privileged"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !has(self.volumeMounts) || self.volumeMounts.all(m, !(m.mountPath in ['/dev/shm', '/dev/shm/']))",message="one of volumeMounts replaces /dev/shm: remove shmSize or the mount"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !(has(self.hostIPC) && self.hostIPC)",message="a container in the node's IPC namespace has the node's /dev/shm: remove shmSize or hostIPC"
@@ -275,7 +276,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(m, m.mountPath.startsWith('/'))",message="mountPath must be absolute: start it with /"
 	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPath) || m.subPath == '' || !has(m.subPathExpr) || m.subPathExpr == '')",message="set one of subPath and subPathExpr"
 	// +kubebuilder:validation:XValidation:rule="self.all(m, (!has(m.subPath) || !m.subPath.startsWith('/')) && (!has(m.subPathExpr) || !m.subPathExpr.startsWith('/')))",message="subPath and subPathExpr are relative to the volume: remove the leading /"
-	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.mountPropagation) || m.mountPropagation in ['None', 'HostToContainer'])",message="mountPropagation may be None or HostToContainer"
+	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.mountPropagation) || m.mountPropagation in ['None', 'HostToContainer', 'Bidirectional'])",message="mountPropagation may be None, HostToContainer or Bidirectional"
 	VolumeMounts []corev1.VolumeMount `json:"volumeMounts,omitempty"`
 
 	// restartPolicy: Always (the default), OnFailure or Never. Restarts back off from 10 s, doubled

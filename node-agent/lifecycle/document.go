@@ -22,8 +22,10 @@ func (documentStage) Name() string { return "document" }
 func (documentStage) Scope() Scope { return PerRun }
 
 func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
-	c.Spec, err = s.merged(c)
-	return err
+	if c.Spec, err = s.merged(c); err != nil {
+		return err
+	}
+	return bundle.CheckShared(c.Spec.Mounts)
 }
 
 // merged returns the document with the variables that the container has now.

@@ -634,7 +634,18 @@ volumes: [{name: v, emptyDir: {medium: HugePages, sizeLimit: 3Mi}}]`,
 		},
 		{
 			"propagation to the host", mount(`mountPath: /v, mountPropagation: Bidirectional`),
-			"spec.volumeMounts[0].mountPropagation", "HostToContainer",
+			"spec.volumeMounts[0].mountPropagation", "set securityContext.privileged",
+		},
+		{
+			"propagation of a path to the host", mount(`mountPath: /v, subPath: a, mountPropagation: Bidirectional`) +
+				"\nsecurityContext: {privileged: true}",
+			"spec.volumeMounts[0].mountPropagation", "hostPath",
+		},
+		{
+			"propagation of an emptyDir to the host", image + `volumes: [{name: v, emptyDir: {}}]
+volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]
+securityContext: {privileged: true}`,
+			"spec.volumeMounts[0].mountPropagation", "hostPath",
 		},
 		{
 			"unknown propagation", mount(`mountPath: /v, mountPropagation: Sideways`),

@@ -347,7 +347,7 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 
 // mountOptions returns the options of a volume's bind mount.
 func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, readOnly bool) []string {
-	options := []string{"rbind", propagation(d, at.Child("mountPropagation"), m.MountPropagation)}
+	options := []string{"rbind", propagation(d, at.Child("mountPropagation"), m)}
 	for i, o := range m.BindMountOptions {
 		if oneOf(d, at.Child("bindMountOptions").Index(i), o, "noexec", "nodev", "nosuid") {
 			options = append(options, o)
@@ -374,20 +374,37 @@ func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, readOnly bool)
 	return append(options, access)
 }
 
-func propagation(d *draft, at *field.Path, p *corev1.MountPropagationMode) string {
-	if p == nil {
+// propagation returns the option for a mountPropagation. The container's root has to let mounts of
+// the host arrive, and with Bidirectional those of the container leave.
+func propagation(d *draft, at *field.Path, m corev1.VolumeMount) string {
+	if m.MountPropagation == nil {
 		return "rprivate"
 	}
-	switch *p {
+	root := &d.spec.Linux.RootfsPropagation
+	switch *m.MountPropagation {
 	case corev1.MountPropagationNone:
 	case corev1.MountPropagationHostToContainer:
-		// Else the container's root would cut the flow of mounts from the host.
-		d.spec.Linux.RootfsPropagation = "slave"
+		if *root == "" {
+			*root = "slave"
+		}
 		return "rslave"
 	case corev1.MountPropagationBidirectional:
-		d.refuse(at, "Bidirectional is not supported: use None or HostToContainer")
+		onNode := slices.ContainsFunc(d.in.Volumes, func(v v1alpha1.Volume) bool {
+			return v.Name == m.Name && v.HostPath != nil
+		})
+		switch {
+		case !d.privileged():
+			d.refuse(at, "Bidirectional is for privileged containers: "+
+				"set securityContext.privileged, or use HostToContainer")
+		case !onNode || m.SubPath != "" || m.SubPathExpr != "":
+			d.refuse(at, "Bidirectional is for a whole volume of the kind hostPath: "+
+				"what a container mounts elsewhere would stay in the agent's directories")
+		}
+		*root = "shared"
+		return "rshared"
 	default:
-		oneOf(d, at, *p, corev1.MountPropagationNone, corev1.MountPropagationHostToContainer)
+		oneOf(d, at, *m.MountPropagation, corev1.MountPropagationNone,
+			corev1.MountPropagationHostToContainer, corev1.MountPropagationBidirectional)
 	}
 	return "rprivate"
 }
