@@ -4,8 +4,11 @@ package agent
 
 import (
 	"net/netip"
+	"os"
 	"path/filepath"
 
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/nameserver"
 	"github.com/berth-run/berth/node-agent/network"
 )
 
@@ -27,6 +30,10 @@ func (a *agent) networks() *network.Networks {
 		BinDirs:    a.Network.BinDirs, ConfDir: a.Network.ConfDir, Log: a.Log,
 	}
 	if a.Manifests != "" {
+		n.Names = nameserver.New(func() ([]netip.Addr, error) {
+			return bundle.NodeServers(os.DirFS("/"))
+		}, a.Log)
+		a.closeLater(n.Names.Close)
 		n.Bridge = &network.Bridge{Subnets: a.Network.Subnets, RunDir: a.RunDir}
 	}
 	return network.New(n)

@@ -40,6 +40,9 @@ type Names struct {
 	Joined *Joined
 	// Host is the root directory of the node.
 	Host fs.FS
+	// Nameserver answers questions about other containers of its networks, and all others; the zero
+	// value if the container has none.
+	Nameserver netip.Addr
 	// Cluster has the DNS servers and the domain of the cluster.
 	Cluster ClusterDNS
 }

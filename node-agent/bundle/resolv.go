@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/nameserver"
 )
 
 // ClusterDNS holds the kubelet's clusterDNS and clusterDomain.
@@ -79,11 +80,22 @@ type resolver struct{ servers, searches, options []string }
 // container has a network namespace of its own.
 func (n Names) resolv(hasNetwork bool) ([]byte, *DNSNotice, error) {
 	node, err := n.nodeResolv(hasNetwork)
-	if err != nil || n.Wanted == nil || n.Wanted.DNSPolicy == "" && n.Wanted.DNSConfig == nil {
-		return node, nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	policy := corev1.DNSPolicy("")
+	if n.Wanted != nil {
+		policy = n.Wanted.DNSPolicy
+	}
+	byName := n.Nameserver.IsValid() && hasNetwork &&
+		(policy == "" || policy == corev1.DNSClusterFirst && len(n.Cluster.Servers) == 0)
+	if !byName && (n.Wanted == nil || policy == "" && n.Wanted.DNSConfig == nil) {
+		return node, nil, nil
 	}
 	r, notice := parseResolv(node), (*DNSNotice)(nil)
-	switch policy := n.Wanted.DNSPolicy; {
+	switch {
+	case byName:
+		r = n.byName(r)
 	case policy == corev1.DNSNone:
 		r = resolver{}
 	case policy == corev1.DNSClusterFirst && hasNetwork || policy == corev1.DNSClusterFirstWithHostNet:
@@ -95,7 +107,8 @@ func (n Names) resolv(hasNetwork bool) ([]byte, *DNSNotice, error) {
 		}
 		r = n.Cluster.resolver(n.Namespace, r.searches)
 	}
-	if c := n.Wanted.DNSConfig; c != nil {
+	if n.Wanted != nil && n.Wanted.DNSConfig != nil {
+		c := n.Wanted.DNSConfig
 		r.servers = withoutDuplicates(append(r.servers, c.Nameservers...))
 		r.searches = withoutDuplicates(append(r.searches, c.Searches...))
 		for _, o := range c.Options {
@@ -117,6 +130,44 @@ func (n Names) resolv(hasNetwork bool) ([]byte, *DNSNotice, error) {
 	return r.bytes(), notice, nil
 }
 
+// byName returns the settings by which the container finds others by name. While the agent is away
+// nobody answers: the C library then gives up after a second.
+func (n Names) byName(node resolver) resolver {
+	out := resolver{
+		servers:  []string{n.Nameserver.String()},
+		searches: withoutDuplicates(append([]string{n.Namespace + "." + nameserver.Zone}, node.searches...)),
+		options:  node.options,
+	}
+	for _, o := range []string{"timeout:1", "attempts:2"} {
+		out.options = setOption(out.options, o)
+	}
+	return out
+}
+
+// NodeServers returns the DNS servers of the node, of which root directory is host: those that
+// systemd-resolved asks, if it is the only one.
+func NodeServers(host fs.FS) ([]netip.Addr, error) {
+	resolv, err := readHost(host, "etc/resolv.conf")
+	if err != nil {
+		return nil, err
+	}
+	if behind, err := readHost(host, resolvedFile); err == nil && onlyLoopback(resolv) &&
+		!onlyLoopback(behind) && len(behind) > 0 {
+		resolv = behind
+	}
+	var out []netip.Addr
+	for line := range strings.Lines(string(resolv)) {
+		if a, ok := server(line); ok {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
+// resolvedFile has the servers that systemd-resolved asks, which answers on the node's loopback
+// alone.
+const resolvedFile = "run/systemd/resolve/resolv.conf"
+
 // nodeResolv returns the node's resolv.conf, for a network of its own without servers that it does
 // not reach.
 func (n Names) nodeResolv(hasNetwork bool) ([]byte, error) {
@@ -124,10 +175,8 @@ func (n Names) nodeResolv(hasNetwork bool) ([]byte, error) {
 	if err != nil || !hasNetwork {
 		return resolv, err
 	}
-	if stub := "run/systemd/resolve/resolv.conf"; onlyLoopback(resolv) {
-		// systemd-resolved answers on the node's loopback alone; this file has the servers that
-		// it asks.
-		if behind, err := readHost(n.Host, stub); err == nil && len(behind) > 0 {
+	if onlyLoopback(resolv) {
+		if behind, err := readHost(n.Host, resolvedFile); err == nil && len(behind) > 0 {
 			resolv = behind
 		}
 	}
@@ -246,8 +295,8 @@ func withoutDuplicates(words []string) []string {
 	return out
 }
 
-// nameserver returns the address of a nameserver line of resolv.conf(5).
-func nameserver(line string) (address netip.Addr, ok bool) {
+// server returns the address of a nameserver line of resolv.conf(5).
+func server(line string) (address netip.Addr, ok bool) {
 	fields := strings.Fields(line)
 	if len(fields) < 2 || fields[0] != "nameserver" {
 		return address, false
@@ -259,7 +308,7 @@ func nameserver(line string) (address netip.Addr, ok bool) {
 func onlyLoopback(resolv []byte) bool {
 	any := false
 	for line := range strings.Lines(string(resolv)) {
-		if a, ok := nameserver(line); ok {
+		if a, ok := server(line); ok {
 			if !a.IsLoopback() {
 				return false
 			}
@@ -274,7 +323,7 @@ func onlyLoopback(resolv []byte) bool {
 func withoutLoopback(resolv []byte) []byte {
 	var out []byte
 	for line := range strings.Lines(string(resolv)) {
-		if a, ok := nameserver(line); !ok || !a.IsLoopback() {
+		if a, ok := server(line); !ok || !a.IsLoopback() {
 			out = append(out, line...)
 		}
 	}

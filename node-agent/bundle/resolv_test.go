@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -17,6 +18,72 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/needs"
 )
+
+// TestResolvByName: a container whose network has a nameserver asks that, unless it asks for other
+// servers.
+func TestResolvByName(t *testing.T) {
+	server, cluster := netip.MustParseAddr("10.89.0.1"), []netip.Addr{netip.MustParseAddr("10.96.0.10")}
+	const node = "search lan.example\nnameserver 192.0.2.1\noptions ndots:2\n"
+	const byName = "search ns.berth.internal lan.example\nnameserver 10.89.0.1\n" +
+		"options ndots:2 timeout:1 attempts:2\n"
+	for name, tc := range map[string]struct {
+		spec    *specs.Spec
+		wanted  *v1alpha1.BundleNames
+		cluster []netip.Addr
+		want    string
+	}{
+		"nothing said": {specWith(), nil, cluster, byName},
+		"ClusterFirst without servers": {
+			specWith(), &v1alpha1.BundleNames{DNSPolicy: corev1.DNSClusterFirst}, nil, byName,
+		},
+		"ClusterFirst": {
+			specWith(), &v1alpha1.BundleNames{DNSPolicy: corev1.DNSClusterFirst}, cluster,
+			"search lan.example\nnameserver 10.96.0.10\noptions ndots:5\n",
+		},
+		"Default": {specWith(), &v1alpha1.BundleNames{DNSPolicy: corev1.DNSDefault}, nil, node},
+		"dnsConfig": {
+			specWith(), &v1alpha1.BundleNames{DNSConfig: &v1alpha1.DNSConfig{
+				Searches: []string{"b.example"}, Options: []v1alpha1.DNSOption{{Name: "rotate"}},
+			}}, nil,
+			"search ns.berth.internal lan.example b.example\nnameserver 10.89.0.1\n" +
+				"options ndots:2 timeout:1 attempts:2 rotate\n",
+		},
+		"the node's network": {&specs.Spec{Linux: &specs.Linux{}}, nil, nil, node},
+	} {
+		host := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(host, "etc"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(host, "etc/resolv.conf"), []byte(node), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n := Names{
+			Namespace: "ns", Wanted: tc.wanted, Host: os.DirFS(host), Nameserver: server,
+			Cluster: ClusterDNS{Servers: tc.cluster},
+		}
+		got, notice, err := n.resolv(len(tc.spec.Linux.Namespaces) > 0)
+		if err != nil || notice != nil || string(got) != tc.want {
+			t.Errorf("%s: found %q, %v, %v; want %q", name, got, notice, err, tc.want)
+		}
+	}
+}
+
+// TestNodeServers: behind systemd-resolved are the servers of the node.
+func TestNodeServers(t *testing.T) {
+	for name, tc := range map[string]struct{ resolv, behind, want string }{
+		"its own":           {"nameserver 192.0.2.1\nnameserver fd00::1\n", "nameserver 192.0.2.9\n", "[192.0.2.1 fd00::1]"},
+		"behind a resolver": {"nameserver 127.0.0.53\n", "nameserver 192.0.2.9\n", "[192.0.2.9]"},
+		"on loopback alone": {"nameserver 127.0.0.1\n", "", "[127.0.0.1]"},
+		"none":              {"", "", "[]"},
+	} {
+		host := fstest.MapFS{
+			"etc/resolv.conf": {Data: []byte(tc.resolv)}, "run/systemd/resolve/resolv.conf": {Data: []byte(tc.behind)},
+		}
+		if got, err := NodeServers(host); err != nil || fmt.Sprint(got) != tc.want {
+			t.Errorf("%s: found %v, %v; want %s", name, got, err, tc.want)
+		}
+	}
+}
 
 // TestResolv holds resolv.conf to what kubelet and containerd write for the same fields of a Pod.
 func TestResolv(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -230,6 +231,23 @@ func (c config) ownNetwork() bool {
 		}
 	}
 	return false
+}
+
+// nameserver returns the address at which a container asks for the names of others: that of the
+// network that it is in; the zero value if there is none.
+func (j *joins) nameserver(c *Container) (netip.Addr, error) {
+	if j.networks == nil {
+		return netip.Addr{}, nil
+	}
+	id, _, err := j.networks.Membership(c.Dir)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if id == "" {
+		id = c.ID
+	}
+	address, _ := j.networks.Nameserver(id)
+	return address, nil
 }
 
 // joinedNames returns what the files for names of a container are made of that is in the network of

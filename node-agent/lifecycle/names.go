@@ -25,6 +25,11 @@ func (s namesStage) Ensure(_ context.Context, c *Container) error {
 		Addresses: c.Addresses, Host: os.DirFS("/"), Cluster: s.cluster,
 		Joined: s.joins.joinedNames(c),
 	}
+	server, err := s.joins.nameserver(c)
+	if err != nil {
+		return err
+	}
+	names.Nameserver = server
 	if err := c.Dir.MountNames(c.Spec, c.Rootfs, names); err != nil {
 		return ownFiles(err)
 	}

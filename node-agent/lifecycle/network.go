@@ -94,7 +94,9 @@ func networkFault(err error) error {
 
 // wantedNetwork returns what a bundle asks of its network.
 func wantedNetwork(c *Container) network.Wanted {
-	want := network.Wanted{Name: c.Key.String()}
+	want := network.Wanted{Name: c.Key.String(), Host: network.HostNames{
+		Namespace: c.Bundle.Owner().Namespace, Name: c.Bundle.Name, Hostname: c.Spec.Hostname,
+	}}
 	if b := c.Bundle.Spec.Network; b != nil {
 		want.None = b.None
 		for _, a := range b.Networks {

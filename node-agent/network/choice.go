@@ -32,10 +32,9 @@ func (n *Networks) lists(ctx context.Context, want Wanted) ([]*libcni.NetworkCon
 				"spec.networks[%d].name: found network %s, which is that of networks[%d]; allowed: another network",
 				i, list.Name, j)
 		}
-		if len(asked.Aliases) > 0 && !capable(list, aliases) {
-			return nil, fmt.Errorf(
-				"spec.networks[%d].aliases: found %q; allowed: none, as no plugin of network %s has the capability %s",
-				i, asked.Aliases[0], list.Name, aliases)
+		if len(asked.Aliases) > 0 && n.Names == nil && !capable(list, aliases) {
+			return nil, noAliases(i, asked, list, fmt.Errorf("no plugin of it has the capability %s",
+				aliases))
 		}
 		out = append(out, list)
 	}

@@ -46,7 +46,8 @@ func hasProgram(name string) bool {
 
 // masquerade has what leaves the bridge masqueraded, by one rule a subnet. The plugin's own rules,
 // of each container, are lost to it if the container's device is removed before the plugin removes
-// them.
+// them. By iptables, it also lets the questions of containers about names in: the node may drop
+// what comes in. No table of nftables can overrule another.
 func (b *Bridge) masquerade(ctx context.Context, rules firewall, subnets []netip.Prefix) error {
 	if rules == nftables {
 		out, err := b.rule(ctx, b.table(subnets), "nft", "-f", "-")
@@ -60,19 +61,36 @@ func (b *Bridge) masquerade(ctx context.Context, rules firewall, subnets []netip
 		if p.Addr().Is6() {
 			program = "ip6tables"
 		}
-		run := func(verb string) ([]byte, error) {
-			return b.rule(ctx, "", program, "--wait", "-t", "nat", verb, "POSTROUTING", "-s", p.String(),
-				"!", "-o", b.Name(), "-m", "comment", "--comment", "containers of "+b.Name(),
-				"-j", "MASQUERADE")
+		if err := b.addRule(ctx, program, "nat", "-A", "POSTROUTING", "-s", p.String(),
+			"!", "-o", b.Name(), "-m", "comment", "--comment", "containers of "+b.Name(),
+			"-j", "MASQUERADE"); err != nil {
+			return fmt.Errorf("masquerade %s: %w", p, err)
 		}
-		out, err := run("-C")
-		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() == 1 { // there is no such rule
-			out, err = run("-A")
+		for _, protocol := range []string{"udp", "tcp"} {
+			if err := b.addRule(ctx, program, "filter", "-I", "INPUT", "-i", b.Name(), "-p", protocol,
+				"--dport", "53", "-m", "comment", "--comment", "names of "+b.Name(),
+				"-j", "ACCEPT"); err != nil {
+				return fmt.Errorf("let questions about names in: %w", err)
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("masquerade %s: %s: %w: %s", p, program, err, bytes.TrimSpace(out))
-		}
+	}
+	return nil
+}
+
+// addRule adds a rule of iptables by a verb, unless there is one.
+func (b *Bridge) addRule(
+	ctx context.Context, program, table, verb, chain string, rule ...string,
+) error {
+	run := func(verb string) ([]byte, error) {
+		return b.rule(ctx, "", program, append([]string{"--wait", "-t", table, verb, chain}, rule...)...)
+	}
+	out, err := run("-C")
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 { // there is no such rule
+		out, err = run(verb)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/berth-run/berth/node-agent/nameserver"
 )
 
 // Networks connects containers to the node's network by CNI plugins.
@@ -24,7 +26,10 @@ type Networks struct {
 	// Bridge is for a node without a configuration list; nil leaves its containers with loopback
 	// alone.
 	Bridge *Bridge
-	Log    *slog.Logger
+	// Names answers DNS questions of containers about each other; nil for a node whose containers do
+	// not find each other.
+	Names *nameserver.Server
+	Log   *slog.Logger
 
 	patience time.Duration // of a wait for plugins; 0 means orphanPatience
 
@@ -44,6 +49,7 @@ const parallel = 4
 func New(n *Networks) *Networks {
 	return &Networks{
 		Namespaces: n.Namespaces, BinDirs: n.BinDirs, ConfDir: n.ConfDir, Bridge: n.Bridge, Log: n.Log,
+		Names: n.Names,
 		slots: make(chan struct{}, parallel),
 	}
 }
@@ -61,12 +67,22 @@ type Files interface {
 type Wanted struct {
 	// Name of the Container, for people.
 	Name string
+	// Host holds the names by which other containers find it.
+	Host HostNames
 	// None leaves it with loopback alone.
 	None bool
 	// Networks that it is in; none stands for the node's network for containers.
 	Networks []Attachment
 	// Ports of the node that lead to the container or, in the node's network, that it listens on.
 	Ports []PortMapping
+}
+
+// HostNames holds the names of a container.
+type HostNames struct {
+	// Namespace and Name are the Container's.
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	Hostname  string `json:"hostname,omitempty"`
 }
 
 // Attachment is a network that a container asks for.
@@ -124,7 +140,7 @@ func (op *operation) attach(r *record, want Wanted) error {
 		return err
 	}
 	if r != nil && pinned && r.Done && r.asks(want) && op.check(r) {
-		return nil
+		return op.rename(r, want.Host)
 	}
 	if err := op.joins.leave(op.id); err != nil {
 		return err
@@ -154,6 +170,7 @@ func (n *Networks) Recover(id string, f Files) {
 	if r != nil {
 		n.ports.recovered(id, r.Name, r.Ports)
 		n.used.note(r)
+		n.announce(id, r)
 	}
 	if r != nil && r.Joined != nil {
 		n.recoverJoin(id, r.Name, r.Joined)

@@ -551,8 +551,8 @@ func TestIptablesHangs(t *testing.T) {
 		"hangs":   {"exec sleep 1000", "iptables: did not end within 50ms", "-C\n"},
 		"killed":  {"kill -9 $$", "iptables: signal: killed", "-C\n"},
 		"refuses": {"exit 2", "iptables: exit status 2", "-C\n"},
-		"no rule": {"[ $4 = -A ] || exit 1", "", "-C\n-A\n"},
-		"rule":    {"exit 0", "", "-C\n"},
+		"no rule": {"[ $4 != -C ] || exit 1", "", "-C\n-A\n-C\n-I\n-C\n-I\n"},
+		"rule":    {"exit 0", "", "-C\n-C\n-C\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

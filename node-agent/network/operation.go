@@ -150,7 +150,7 @@ func (op *operation) add(want Wanted) error {
 		_, err := op.Namespaces.Ensure(op.id)
 		return err
 	}
-	r := &record{Name: want.Name, Ports: want.Ports}
+	r := &record{Name: want.Name, Host: want.Host, Ports: want.Ports}
 	for i, list := range lists {
 		c := connection{List: flatten(list)}
 		if len(want.Networks) > 0 {
@@ -180,6 +180,9 @@ func (op *operation) add(want Wanted) error {
 	}
 	donePorts(err)
 	done(err)
+	if err == nil {
+		err = op.refuseAliases(r, op.announce(op.id, r))
+	}
 	if err == nil {
 		r.Done = true
 		err = r.write(op.files)
@@ -291,6 +294,9 @@ func (op *operation) remove(r *record) error {
 
 // forget removes the namespace and, last, the record. The ports are free if nothing follows.
 func (op *operation) forget() error {
+	if op.Names != nil {
+		op.Names.Remove(op.id)
+	}
 	if err := op.Namespaces.Remove(op.id); err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type record struct {
 	Version int `json:"version"`
 	// Name of the Container.
 	Name string `json:"name,omitempty"`
+	// Host is for others to find it by.
+	Host HostNames `json:"host,omitzero"`
 	// The connection of eth0. It is empty for a container in the node's network that has ports.
 	connection
 	// More are the connections of eth1, eth2 and so on.
