@@ -39,6 +39,7 @@
 //	DIR/layers/ALGO/DIFFID/diff   a layer that means the same on any base
 //	DIR/chains/ALGO/CHAINID/diff  a layer whose meaning depends on those below it (see below)
 //	DIR/images/ALGO/DIGEST.json   what a manifest came to: configuration, layers
+//	DIR/partial/ALGO-DIGEST       the bytes of a blob whose download broke, or goes on (flocked then)
 //	DIR/pins/HASH.json            a reference whose image garbage collection keeps
 //	DIR/refs/HASH.json            which manifest a reference came to last
 //

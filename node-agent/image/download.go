@@ -4,10 +4,15 @@ package image
 
 import (
 	"context"
+	"errors"
 	"os"
+	"path/filepath"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-run/berth/internal/durable"
 )
 
 // downloads shares the blobs that are being fetched: pulls of several images that want one layer
@@ -18,7 +23,7 @@ type downloads struct {
 	slots chan struct{} // bounds the connections of the node
 }
 
-// download is one blob on its way into a nameless file.
+// download is one blob on its way into a file.
 type download struct {
 	key    string
 	users  int
@@ -26,12 +31,14 @@ type download struct {
 	done   chan struct{}
 	file   *os.File // verified, once done is closed and err is nil
 	err    error
+	// unpacked says that nobody needs the blob any more.
+	unpacked bool
 }
 
 // join starts a download or joins the one under way. The caller calls leave once, and the download
 // ends when all have left.
 func (d *downloads) join(ctx context.Context, what string, desc v1.Descriptor, reg *registry,
-	tmp string, progress func(int64),
+	dirs downloadDirs, progress func(int64),
 ) *download {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -53,17 +60,45 @@ func (d *downloads) join(ctx context.Context, what string, desc v1.Descriptor, r
 			dl.err = own.Err()
 			return
 		}
-		if dl.file, dl.err = nameless(tmp); dl.err == nil {
+		if dl.file, dl.err = dirs.open(desc.Digest); dl.err == nil {
 			dl.err = reg.download(own, what, desc, dl.file, progress)
 		}
 	}()
 	return dl
 }
 
-// leave ends one user's share of the download.
-func (d *downloads) leave(dl *download) {
+// downloadDirs are the directories of files of blobs.
+type downloadDirs struct{ partial, session string }
+
+// open opens the file of a blob, with what an earlier pull has left in it, and locks it. A blob
+// that somebody else fetches at this time gets a file without a name.
+func (d downloadDirs) open(blob digest.Digest) (*os.File, error) {
+	if err := blob.Validate(); err != nil {
+		return nil, err
+	}
+	f, err := durable.TryLock(filepath.Join(d.partial, blob.Algorithm().String()+"-"+blob.Encoded()))
+	if errors.Is(err, durable.ErrLocked) {
+		return nameless(d.session)
+	}
+	return f, err
+}
+
+// isResumable reports whether the next pull can use what was fetched.
+func (dl *download) isResumable() bool {
+	var size *SizeError
+	var mismatch *DigestMismatchError
+	if dl.unpacked || errors.As(dl.err, &size) || errors.As(dl.err, &mismatch) {
+		return false
+	}
+	info, err := dl.file.Stat()
+	return err == nil && info.Size() > 0
+}
+
+// leave ends one user's share of the download. unpacked says that the blob is of no use any more.
+func (d *downloads) leave(dl *download, unpacked bool) {
 	d.mu.Lock()
 	dl.users--
+	dl.unpacked = dl.unpacked || unpacked
 	last := dl.users == 0
 	if last {
 		delete(d.live, dl.key)
@@ -74,9 +109,13 @@ func (d *downloads) leave(dl *download) {
 	}
 	dl.cancel()
 	<-dl.done
-	if dl.file != nil {
-		_ = dl.file.Close()
+	if dl.file == nil {
+		return
 	}
+	if !dl.isResumable() && isSameFile(dl.file, dl.file.Name()) {
+		os.Remove(dl.file.Name())
+	}
+	_ = dl.file.Close()
 }
 
 // wait returns the verified blob.

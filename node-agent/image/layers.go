@@ -37,7 +37,7 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 	defer func() {
 		for _, dl := range pending {
 			if dl != nil {
-				s.downloads.leave(dl)
+				s.downloads.leave(dl, false)
 			}
 		}
 	}()
@@ -53,7 +53,8 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 		if !remote || s.findLayer(id, chains[i]) != "" {
 			continue
 		}
-		pending[i] = s.downloads.join(ctx, fmt.Sprintf("layer %d blob", i), res.layers[i], reg, s.session,
+		pending[i] = s.downloads.join(ctx, fmt.Sprintf("layer %d blob", i), res.layers[i], reg,
+			downloadDirs{partial: filepath.Join(s.dir, partialDir), session: s.session},
 			func(done int64) {
 				p := missing
 				p.Layer, p.Stage, p.Done, p.Total = id, StageDownload, done, res.layers[i].Size
@@ -67,7 +68,7 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 		}
 		img.Layers = append(img.Layers, dir)
 		if pending[i] != nil { // frees its disk space
-			s.downloads.leave(pending[i])
+			s.downloads.leave(pending[i], true)
 			pending[i] = nil
 		}
 	}

@@ -6,14 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,14 +18,6 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-run/berth/node-agent/image/dockerconfig"
-)
-
-const (
-	// stall is the time for which a registry may send nothing before a download is aborted and
-	// tried again.
-	stall = 2 * time.Minute
-	// attempts is the number of tries of a download.
-	attempts = 3
 )
 
 // registry reads an image from a registry.
@@ -194,8 +182,8 @@ func (s *Store) connect(ctx context.Context, r reference, e *endpoint, identifie
 	if credential != nil {
 		auth = authn.FromConfig(credential.AuthConfig)
 	}
-	authed, err := transport.NewWithContext(ctx, e.registry, auth, transport.NewRetry(public),
-		[]string{r.remote.Context().Scope(transport.PullScope)})
+	authed, err := transport.NewWithContext(ctx, e.registry, auth,
+		transport.NewRetry(&patient{public}), []string{r.remote.Context().Scope(transport.PullScope)})
 	if err != nil {
 		closeTransport()
 		return nil, reg.error("registry "+e.registry.RegistryStr(), err)
@@ -351,90 +339,4 @@ func (s *registry) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, er
 		return nil, err
 	}
 	return resp.Body, nil
-}
-
-// download fetches a blob into f and verifies it. A broken connection is resumed where it broke.
-func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f *os.File,
-	progress func(done int64),
-) error {
-	h := d.Digest.Algorithm().Hash()
-	var done int64
-	var err error
-	for try := range attempts {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Duration(try) * time.Second):
-			}
-		}
-		if done, err = s.downloadFrom(ctx, what, d, f, h, done, progress); err == nil {
-			break
-		}
-		var size *SizeError
-		var missing *NotFoundError
-		var access *AccessError
-		if ctx.Err() != nil || errors.As(err, &size) || errors.As(err, &missing) ||
-			errors.As(err, &access) {
-			return err
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("%s: after %d attempts: %w", what, attempts, err)
-	}
-	if found := digest.NewDigest(d.Digest.Algorithm(), h); found != d.Digest {
-		return &DigestMismatchError{What: what, Expected: d.Digest, Found: found}
-	}
-	if done != d.Size {
-		return &SizeError{What: what, Found: done, Allowed: d.Size, Exact: true}
-	}
-	return nil
-}
-
-func (s *registry) downloadFrom(ctx context.Context, what string, d v1.Descriptor, f *os.File,
-	h hash.Hash, done int64, progress func(int64),
-) (int64, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(stall, func() {
-		cancel(fmt.Errorf("the registry sent nothing for %s", stall))
-	})
-	defer watchdog.Stop()
-	header := http.Header{}
-	if done > 0 {
-		header.Set("Range", "bytes="+strconv.FormatInt(done, 10)+"-")
-	}
-	resp, err := s.do(ctx, http.MethodGet, "blobs", d.Digest.String(), header, http.StatusOK,
-		http.StatusPartialContent)
-	if err != nil {
-		return done, err
-	}
-	defer resp.Body.Close()
-	if done > 0 && resp.StatusCode != http.StatusPartialContent {
-		done = 0
-		h.Reset()
-	}
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := resp.Body.Read(buf)
-		watchdog.Reset(stall)
-		if done+int64(n) > d.Size {
-			return done, &SizeError{What: what, Found: done + int64(n), Allowed: d.Size, Exact: true}
-		}
-		if _, werr := f.WriteAt(buf[:n], done); werr != nil {
-			return done, fmt.Errorf("%s: %w", what, werr)
-		}
-		_, _ = h.Write(buf[:n]) // never fails
-		done += int64(n)
-		progress(done)
-		if errors.Is(err, io.EOF) {
-			return done, nil
-		}
-		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
-			}
-			return done, fmt.Errorf("%s: %w", what, err)
-		}
-	}
 }

@@ -266,6 +266,10 @@ func (s *Store) removeLeftovers(ctx context.Context, all bool) (freed space, err
 	if err != nil {
 		return freed, err
 	}
+	if freed, err = s.removePartial(all); err != nil {
+		lock.Close()
+		return freed, err
+	}
 	trash, err := func() ([]string, error) {
 		defer lock.Close()
 		announced, err := s.announced()
@@ -279,7 +283,41 @@ func (s *Store) removeLeftovers(ctx context.Context, all bool) (freed space, err
 	if err != nil {
 		return freed, err
 	}
-	return s.removeTrash(trash)
+	size, err := s.removeTrash(trash)
+	return freed.plus(size), err
+}
+
+// partialDir has the blobs of pulls that broke, which the next pull goes on with.
+const partialDir = "partial"
+
+// removePartial removes the blobs that no pull is fetching.
+func (s *Store) removePartial(all bool) (freed space, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, partialDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return freed, err
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(s.dir, partialDir, e.Name())
+		f, err := lockFile(path, durable.TryLockFile)
+		if errors.Is(err, durable.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if info, err := f.Stat(); err == nil && (all || isOld(info, leftoverAge)) {
+			size := s.taken(path)
+			if err := os.Remove(path); err == nil {
+				freed = freed.plus(size)
+			} else {
+				errs = append(errs, err)
+			}
+		}
+		f.Close()
+	}
+	return freed, errors.Join(errs...)
 }
 
 // isOld reports whether a file was last changed, or renamed, longer than age ago. The time of a

@@ -187,7 +187,7 @@ func Open(dir string, opts ...Option) (*Store, error) {
 
 // create creates the directories of the store.
 func (s *Store) create() error {
-	for _, d := range []string{"", "tmp", "locks", "layers", "chains", "images", "refs"} {
+	for _, d := range []string{"", "tmp", partialDir, "locks", "layers", "chains", "images", "refs"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
 			return fmt.Errorf("image store: %w", err)
 		}
