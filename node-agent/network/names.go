@@ -5,6 +5,7 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -19,6 +20,9 @@ func (n *Networks) announce(id string, r *record) map[string]error {
 	}
 	h := nameserver.Host{
 		Namespace: r.Host.Namespace, Name: r.Host.Name, Hostname: r.Host.Hostname,
+	}
+	if h.Name == "" { // the record is of an agent that knew no names
+		h.Namespace, h.Name, _ = strings.Cut(r.Name, "/")
 	}
 	for _, c := range r.connections() {
 		list, err := libcni.NetworkConfFromBytes(c.List)

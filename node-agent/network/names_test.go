@@ -69,6 +69,19 @@ func TestNamesOverIPv6(t *testing.T) {
 		n.Recover(id, n.container(id))
 	}
 	finds("after the agent was killed", "db", "sql")
+	// A record of an agent that knew no names has the Container's alone.
+	f := n.container("1")
+	r, err := readRecord(f.File(recordFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Name, r.Host = "default/db", HostNames{}
+	if err := r.write(f); err != nil {
+		t.Fatal(err)
+	}
+	n.Names.Remove("1")
+	n.Recover("1", f)
+	finds("by the record of an older agent", "db", "db.default")
 	// Another hostname is that of the next start, with the same address.
 	want := named("db", "sql")
 	want.Host.Hostname = "later"
