@@ -35,7 +35,7 @@ func (s *Server) forward(q *query, network string) []byte {
 		if s.listensOn(server) {
 			continue // it would ask itself
 		}
-		answer, err := q.ask(s.ctx, netip.AddrPortFrom(server, port).String(), network)
+		answer, err := q.ask(s.ctx, netip.AddrPortFrom(server, Port).String(), network)
 		if err == nil {
 			return answer
 		}

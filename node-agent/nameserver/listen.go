@@ -23,8 +23,10 @@ const (
 	maxConnections = 128 // of all containers together
 	maxOfClient    = 16  // of one container: connections, and questions that are forwarded
 	tcpPatience    = 5 * time.Second
-	port           = 53
 )
+
+// Port is the port of DNS.
+const Port = 53
 
 // listener listens on an address in a network.
 type listener struct {
@@ -94,7 +96,7 @@ func bind(address netip.Addr) (*listener, error) {
 			return errors.Join(err, set)
 		}
 	}
-	at := netip.AddrPortFrom(address, port).String()
+	at := netip.AddrPortFrom(address, Port).String()
 	udp, err := config.ListenPacket(context.Background(), "udp", at)
 	if err != nil {
 		return nil, err

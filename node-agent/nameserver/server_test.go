@@ -109,7 +109,7 @@ func ask(from, server netip.Addr, network, name string, kind dnsmessage.Type) (s
 	if network == "tcp" {
 		d.LocalAddr = &net.TCPAddr{IP: from.AsSlice()}
 	}
-	conn, err := d.Dial(network, netip.AddrPortFrom(server, port).String())
+	conn, err := d.Dial(network, netip.AddrPortFrom(server, Port).String())
 	if err != nil {
 		return "", err
 	}
@@ -240,7 +240,7 @@ func TestStrangers(t *testing.T) {
 		}
 	}
 	// By UDP such a question is passed over: the next one has the first answer.
-	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: far.AsSlice()}, &net.UDPAddr{IP: gateway.AsSlice(), Port: port})
+	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: far.AsSlice()}, &net.UDPAddr{IP: gateway.AsSlice(), Port: Port})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -150,7 +150,7 @@ func (op *operation) attach(r *record, want Wanted) error {
 			return err
 		}
 	}
-	if err := checkFree(want.Ports); err != nil {
+	if err := checkFree(want.Ports, true); err != nil {
 		return err
 	}
 	if want.None {
@@ -193,7 +193,7 @@ func (n *Networks) AttachToNode(ctx context.Context, id string, f Files, want Wa
 	if err := n.ports.reserve(id, want.Name, want.Ports); err != nil {
 		return err
 	}
-	if err := checkFree(want.Ports); err != nil {
+	if err := checkFree(want.Ports, false); err != nil {
 		return err
 	}
 	if r == nil && len(want.Ports) == 0 || r != nil && len(r.List) == 0 &&

@@ -787,11 +787,11 @@ func TestPortOfAProcess(t *testing.T) {
 		number, _ := strconv.Atoi(text)
 		p := PortMapping{HostPort: int32(number), ContainerPort: 1, Protocol: network}
 		want := fmt.Sprintf("(pid %d)", os.Getpid())
-		if err := checkFree([]PortMapping{p}); err == nil || !strings.Contains(err.Error(), want) {
+		if err := checkFree([]PortMapping{p}, false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: found %v; want %q", network, err, want)
 		}
 		p.HostIP = "192.0.2.99"
-		err := checkFree([]PortMapping{p})
+		err := checkFree([]PortMapping{p}, false)
 		if err == nil || !strings.Contains(err.Error(), "allowed: an address of this node") {
 			t.Errorf("%s: found %v; want that the node does not have the address", network, err)
 		}

@@ -18,6 +18,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/nameserver"
 )
 
 // PortMapping is a port of the node that leads to one of a container, as the capability
@@ -104,11 +106,14 @@ func (t *portTable) recovered(id, name string, ports []PortMapping) {
 
 func (t *portTable) release(id string) { t.recovered(id, "", nil) }
 
-// checkFree returns which process has one of the ports, or nil.
-func checkFree(ports []PortMapping) error {
+// checkFree returns which process has one of the ports, or nil. mapped says that rules lead the
+// ports to the container, so that the agent's own sockets for names do not matter.
+func checkFree(ports []PortMapping, mapped bool) error {
 	for _, p := range ports {
 		err := tryPort(p)
 		switch {
+		case errors.Is(err, unix.EADDRINUSE) && mapped &&
+			p.HostPort == nameserver.Port && onlyOwn(p):
 		case errors.Is(err, unix.EADDRINUSE):
 			return fmt.Errorf("spec.ports: found hostPort %s, which %s has; allowed: a free port", p,
 				listener(p))
@@ -142,8 +147,42 @@ func tryPort(p PortMapping) error {
 	return socket.Close()
 }
 
-// listener returns which process has a port, for people.
+// listener returns which process has a port, for people: rather another one than the agent.
 func listener(p PortMapping) string {
+	for _, socket := range append(foreign(sockets(p)), sockets(p)...) {
+		if process := ownerOf(socket); process != "" {
+			return process
+		}
+	}
+	return "another process"
+}
+
+// onlyOwn returns whether all sockets with a port are the agent's own, on the gateways of networks.
+// The plugin's rules come before them.
+func onlyOwn(p PortMapping) bool {
+	all := sockets(p)
+	return len(all) > 0 && len(foreign(all)) == 0
+}
+
+// foreign returns the sockets that the agent does not have.
+func foreign(sockets []string) (out []string) {
+	own := map[string]bool{}
+	descriptors, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range descriptors {
+		if target, err := os.Readlink(fd); err == nil {
+			own[target] = true
+		}
+	}
+	for _, s := range sockets {
+		if !own[s] {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// sockets returns those that have a port, as links of /proc/PID/fd name them.
+func sockets(p PortMapping) (out []string) {
 	for _, suffix := range []string{"", "6"} {
 		text, err := os.ReadFile("/proc/thread-self/net/" + p.Protocol + suffix)
 		if err != nil {
@@ -158,12 +197,10 @@ func listener(p PortMapping) string {
 			if p.Protocol == "tcp" && columns[3] != listening {
 				continue
 			}
-			if process := ownerOf("socket:[" + columns[9] + "]"); process != "" {
-				return process
-			}
+			out = append(out, "socket:["+columns[9]+"]")
 		}
 	}
-	return "another process"
+	return out
 }
 
 // ownerOf returns the name and pid of a process that has a socket open; "" if none is found.

@@ -71,3 +71,41 @@ func TestPortsOfUDPAndSCTP(t *testing.T) {
 	}
 	n.detach("c")
 }
+
+// The agent's own sockets for names keep no container from publishing port 53, but a container in
+// the node's network, and another process's keep both.
+func TestPortOfNames(t *testing.T) {
+	leaktest.Check(t)
+	n := newNode(t)
+	n.withNames()
+	n.attach("first", Wanted{})
+	if _, ok := n.Nameserver("first"); !ok {
+		t.Fatal("found no nameserver")
+	}
+	want := Wanted{Name: "default/dns", Ports: []PortMapping{
+		{HostPort: 53, ContainerPort: 53, Protocol: "udp"}, {HostPort: 53, ContainerPort: 53, Protocol: "tcp"},
+	}}
+	n.attach("dns", want)
+	n.detach("dns")
+	err := n.AttachToNode(t.Context(), "dns", n.container("dns"), want)
+	if err == nil || !strings.Contains(err.Error(), "spec.ports: found hostPort 53/UDP, which process ") {
+		t.Errorf("in the node's network: found %v; want who has the port", err)
+	}
+	other := exec.Command("busybox", "httpd", "-f", "-p", "127.0.0.1:53")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Wait() }()
+	defer func() { _ = other.Process.Kill() }()
+	for end := time.Now().Add(2 * time.Minute); len(sockets(want.Ports[1])) < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("httpd does not listen")
+		}
+	}
+	_, err = n.Attach(t.Context(), "dns", n.container("dns"), want)
+	if err == nil || !strings.Contains(err.Error(), "spec.ports: found hostPort 53/TCP, which process busybox ") {
+		t.Errorf("beside another process: found %v; want who has the port", err)
+	}
+	n.detach("dns")
+	n.detach("first")
+}
