@@ -370,7 +370,15 @@ func TestContainerRules(t *testing.T) {
 		},
 		{
 			"onConfigChange", image + "onConfigChange: Restart", image + "onConfigChange: Reload",
-			`supported values: "Ignore", "Restart"`,
+			`supported values: "Ignore", "Restart", "Signal"`,
+		},
+		{
+			"configChangeSignal", image + "onConfigChange: Signal\nconfigChangeSignal: SIGUSR1",
+			image + "onConfigChange: Signal\nconfigChangeSignal: SIGKILL", `supported values: "SIGHUP"`,
+		},
+		{
+			"configChangeSignal without Signal", image + "onConfigChange: Signal",
+			image + "onConfigChange: Restart\nconfigChangeSignal: SIGHUP", "configChangeSignal is for onConfigChange Signal",
 		},
 		{
 			"volumes of files", image + "volumes: [{name: v, secret: {secretName: x, optional: true}}]",

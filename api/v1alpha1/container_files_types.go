@@ -39,6 +39,8 @@ const (
 	ConfigChangeIgnore ConfigChangePolicy = "Ignore"
 	// ConfigChangeRestart restarts the container.
 	ConfigChangeRestart ConfigChangePolicy = "Restart"
+	// ConfigChangeSignal sends a signal to the first process of the container.
+	ConfigChangeSignal ConfigChangePolicy = "Signal"
 )
 
 // Volume is a named source of files of one kind.

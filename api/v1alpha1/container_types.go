@@ -41,6 +41,7 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.networks) || !(has(self.network) && has(self.network.none) && self.network.none)",message="a container without a network is in none: remove networks or network.none"
 // +kubebuilder:validation:XValidation:rule="!has(self.network) || !has(self.network.container) || size(self.network.container) == 0",message="network.container is honoured by an agent without a cluster only, since the other Container may be on another node: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, !has(m.mountPropagation) || m.mountPropagation != 'Bidirectional') || (has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged)",message="mountPropagation Bidirectional is for privileged containers: set securityContext.privileged, or use HostToContainer"
+// +kubebuilder:validation:XValidation:rule="!has(self.configChangeSignal) || (has(self.onConfigChange) && self.onConfigChange == 'Signal')",message="configChangeSignal is for onConfigChange Signal: set that, or remove configChangeSignal"
 // +kubebuilder:validation:XValidation:rule="!has(self.devices) || size(self.devices) == 0 || !(has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged)",message="a privileged container has all devices of the node: remove devices or privileged"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !has(self.volumeMounts) || self.volumeMounts.all(m, !(m.mountPath in ['/dev/shm', '/dev/shm/']))",message="one of volumeMounts replaces /dev/shm: remove shmSize or the mount"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !(has(self.hostIPC) && self.hostIPC)",message="a container in the node's IPC namespace has the node's /dev/shm: remove shmSize or hostIPC"
@@ -317,10 +318,17 @@ type ContainerSpec struct {
 
 	// onConfigChange says what happens to a running container when a ConfigMap or Secret changes that
 	// its variables or volumes refer to: Ignore leaves it as it is, with new files in its volumes;
-	// Restart restarts it within its grace period.
+	// Restart restarts it within its grace period; Signal sends configChangeSignal to its program,
+	// once its volumes have the new files.
 	// +optional
-	// +kubebuilder:validation:Enum=Ignore;Restart
+	// +kubebuilder:validation:Enum=Ignore;Restart;Signal
 	OnConfigChange ConfigChangePolicy `json:"onConfigChange,omitempty"`
+
+	// configChangeSignal is the signal for onConfigChange Signal: SIGHUP (the default), SIGUSR1,
+	// SIGUSR2, SIGWINCH, SIGQUIT or SIGINT.
+	// +optional
+	// +kubebuilder:validation:Enum=SIGHUP;SIGUSR1;SIGUSR2;SIGWINCH;SIGQUIT;SIGINT
+	ConfigChangeSignal string `json:"configChangeSignal,omitempty"`
 
 	// nodeName places the Container on this NodeAgent, past the scheduler's choice.
 	// +optional

@@ -145,10 +145,14 @@ type OCIBundleSpec struct {
 	Logging *Logging `json:"logging,omitempty"`
 
 	// onConfigChange is Restart if the container is to be restarted when an object changes that
-	// process or volumes refer to.
+	// process or volumes refer to, and Signal if its program is to get configChangeSignal.
 	// +optional
-	// +kubebuilder:validation:Enum=Ignore;Restart
+	// +kubebuilder:validation:Enum=Ignore;Restart;Signal
 	OnConfigChange ConfigChangePolicy `json:"onConfigChange,omitempty"`
+
+	// configChangeSignal is there with onConfigChange Signal.
+	// +optional
+	ConfigChangeSignal string `json:"configChangeSignal,omitempty"`
 
 	// requests count against the node's capacity in the scheduler.
 	// +optional

@@ -234,3 +234,72 @@ func TestOnConfigChange(t *testing.T) {
 		t.Errorf("found %+v left", left)
 	}
 }
+
+// TestConfigChangeSignal: a program gets the signal once for each change, when it already finds the
+// new file, also of a change while no agent ran. A change that is taken back before an agent runs
+// again sends none, and neither does a start.
+func TestConfigChangeSignal(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	settings := func(mode string) {
+		h.raw("settings.yaml",
+			"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {MODE: "+mode+"}\n")
+	}
+	write := func(name, signal, more string) {
+		h.write(name+".yaml", "  archive: {path: "+programs+"/busybox.tar}\n"+
+			"  command: [/bin/sh, -c, 'trap \"echo again \\$(cat /c/MODE)\" "+signal+"; echo first $(cat /c/MODE); while :; do sleep 0.1; done']\n"+
+			"  volumes: [{name: c, configMap: {name: settings}}]\n"+
+			"  volumeMounts: [{name: c, mountPath: /c}]\n  onConfigChange: Signal\n"+more)
+	}
+	settings("one")
+	write("default", "HUP", "")
+	write("named", "USR1", "  configChangeSignal: SIGUSR1\n")
+	says := func(want string) {
+		t.Helper()
+		for _, name := range []string{"default", "named"} {
+			h.until(name+" says "+want, func() bool { return h.get(name) != nil && h.logs(name) == want })
+		}
+	}
+	says("first one\n")
+	pid := h.untilRunning("default").Status.PID
+	settings("two")
+	says("first one\nagain two\n")
+	h.signal(unix.SIGKILL)
+	settings("none")
+	settings("two")
+	h.start()
+	settings("three")
+	says("first one\nagain two\nagain three\n")
+	h.signal(unix.SIGKILL)
+	settings("four")
+	h.start()
+	says("first one\nagain two\nagain three\nagain four\n")
+	// An agent that is killed after it has begun to send the signal leaves this.
+	h.signal(unix.SIGKILL)
+	kept, err := filepath.Glob(h.path("s/bundles/*/private/objects"))
+	if err != nil || len(kept) != 2 {
+		t.Fatalf("found the digests %v, %v", kept, err)
+	}
+	for _, file := range kept {
+		if err := os.WriteFile(file, []byte("a signal is being sent"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.start()
+	says("first one\nagain two\nagain three\nagain four\nagain four\n")
+	if c := h.untilRunning("default"); c.Status.PID != pid || c.Status.RestartCount != 0 {
+		t.Errorf("found pid %d after %d restarts; want pid %d", c.Status.PID, c.Status.RestartCount, pid)
+	}
+	reload := sample(t, "standalone/reload.yaml")
+	h.raw("reload.yaml", reload)
+	logs := func(want string) func() bool {
+		return func() bool { return h.get("reload") != nil && h.logs("reload") == want }
+	}
+	h.until("the greeting", logs("first hello\n"))
+	h.raw("reload.yaml", strings.Replace(reload, "greeting: hello", "greeting: good morning", 1))
+	h.until("the new greeting", logs("first hello\nagain good morning\n"))
+	h.removeAll("default.yaml", "named.yaml", "settings.yaml", "reload.yaml")
+	if left := h.leftovers(); left != (counts{}) {
+		t.Errorf("found %+v left", left)
+	}
+}

@@ -56,19 +56,39 @@ func (l List) Outdated(c *Container) (string, error) {
 	return "", errors.Join(errs...)
 }
 
-// Outdated compares the digest of the start with that of the objects now. While one is missing that
-// the container needs, nothing is outdated: a restarted container would wait for the object.
+// Outdated compares the digest of the start with that of the objects now.
 func (s objectsStage) Outdated(c *Container) (string, error) {
-	if c.Bundle.Spec.OnConfigChange != v1alpha1.ConfigChangeRestart {
-		return "", nil
+	digest, err := s.changed(c, v1alpha1.ConfigChangeRestart, "restart")
+	if digest == "" {
+		return "", err
 	}
+	return "a ConfigMap or Secret that it refers to has changed", nil
+}
+
+// Untold returns the digest of the objects of a running container that have changed since its
+// program was told of them, if it is to be told by a signal. An error is a reason for which it is
+// not told.
+func (l List) Untold(c *Container) (string, error) {
+	for _, s := range l {
+		if o, ok := s.(objectsStage); ok {
+			return o.changed(c, v1alpha1.ConfigChangeSignal, "signal")
+		}
+	}
+	return "", nil
+}
+
+// changed returns the digest of the objects of a container with that policy, if it differs from the
+// one that is kept. While an object is missing that the container needs, nothing has changed: a
+// restarted container would wait for it.
+func (s objectsStage) changed(c *Container, policy v1alpha1.ConfigChangePolicy, verb string,
+) (string, error) {
 	was := c.Dir.ObjectsDigest()
-	if was == "" || s.objects == nil {
+	if c.Bundle.Spec.OnConfigChange != policy || was == "" || s.objects == nil {
 		return "", nil
 	}
 	if known, err := s.comparable(c, allReferences(c)); !known {
 		if err != nil {
-			err = fmt.Errorf("changes of its ConfigMaps and Secrets do not restart it: %w", err)
+			err = fmt.Errorf("changes of its ConfigMaps and Secrets do not %s it: %w", verb, err)
 		}
 		return "", err
 	}
@@ -79,10 +99,10 @@ func (s objectsStage) Outdated(c *Container) (string, error) {
 	if _, err := filesStage(s).compute(c); err != nil {
 		return "", nil //nolint:nilerr // it would wait
 	}
-	if s.digest(c) == was {
-		return "", nil
+	if digest := s.digest(c); digest != was {
+		return digest, nil
 	}
-	return "a ConfigMap or Secret that it refers to has changed", nil
+	return "", nil
 }
 
 // digest returns a digest of all that the objects hold, or "" if there is no reference to one.

@@ -52,6 +52,8 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 		c := s.container(in.Record)
 		c.Bundle = in.Desired
 		return s.stages.Refresh(ctx, c)
+	case Signal:
+		return s.signal(ctx, in)
 	case Start:
 		return s.start(ctx, in)
 	case NoteRunning:

@@ -62,6 +62,8 @@ type Input struct {
 	// Outdated is the reason to restart the running container, such as a change of objects that it
 	// refers to; empty if there is none.
 	Outdated string
+	// Untold is the digest of objects of which the running program is to be told by a signal.
+	Untold string
 	// Overfull is the volume of the running container that holds more than its limit; nil if none
 	// does.
 	Overfull *overfull
@@ -151,6 +153,8 @@ const (
 	Update Verb = "Update"
 	// Refresh gives a running container the files of sources that have changed.
 	Refresh Verb = "Refresh"
+	// Signal tells the program that sources have changed.
+	Signal Verb = "Signal"
 	// Start starts a container that was made, and whose start may have been interrupted.
 	Start Verb = "Start"
 	// Make makes the container and starts it.
@@ -220,6 +224,7 @@ func Policies() Chain {
 		{"WaitToUpdate", waitToUpdate},
 		{"StopOutdated", stopOutdated},
 		{"RefreshStale", refreshStale},
+		{"SignalOutdated", signalOutdated},
 		{"LeaveRunning", leaveRunning},
 		{"DiscardEnded", discardEnded},
 		{"LeaveStopped", leaveStopped},

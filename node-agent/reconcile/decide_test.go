@@ -112,6 +112,26 @@ func TestDecide(t *testing.T) {
 			}, verb: Nothing,
 			policy: "LeaveRunning",
 		},
+		"runs, and its program is to be told of new files": {
+			in: Input{
+				Synced: true, Desired: always, Stale: true, Untold: "sha256:x",
+				Record: record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Refresh,
+			policy: "RefreshStale",
+		},
+		"runs, has new files, and its program is to be told of them": {
+			in: Input{
+				Synced: true, Desired: always, Untold: "sha256:x",
+				Record: record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Signal,
+			policy: "SignalOutdated",
+		},
+		"is stopped, and is told of nothing more": {
+			in: Input{
+				Synced: true, Desired: always, Untold: "sha256:x",
+				Record: record(stateRunning, told(time.Second)), Actual: actual(protocol.Running),
+			}, verb: Nothing, policy: "FinishStopping", after: time.Second,
+		},
 		"runs with files of a source that has changed": {
 			in: Input{
 				Synced: true, Desired: always, Stale: true,

@@ -65,11 +65,13 @@ func (s *Syncer) compareSources(in *Input) {
 	}
 	c := s.container(in.Record)
 	c.Bundle = in.Desired
-	var notRestarted, notRefreshed error
+	var notRestarted, notTold, notRefreshed error
 	in.Outdated, notRestarted = s.stages.Outdated(c)
+	// Before the files are compared: a change that comes in between is told of at the next look.
+	in.Untold, notTold = s.stages.Untold(c)
 	in.Stale, notRefreshed = s.stages.Stale(c)
 	var troubles []string
-	for _, err := range []error{notRestarted, notRefreshed} {
+	for _, err := range []error{notRestarted, notTold, notRefreshed} {
 		if err != nil {
 			troubles = append(troubles, err.Error())
 		}

@@ -42,6 +42,7 @@ func table() map[string]entry {
 
 		"restartPolicy":                 agent,
 		"onConfigChange":                agent,
+		"configChangeSignal":            agent,
 		"terminationGracePeriodSeconds": agent,
 		"restartBackOff.initialSeconds": agent,
 		"restartBackOff.maxSeconds":     agent,

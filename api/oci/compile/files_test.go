@@ -53,6 +53,12 @@ func fileCases() map[string]fieldCase {
 			arrives: arrives{"onConfigChange": `"Restart"`},
 			set:     func(s *spec) { s.OnConfigChange = v1alpha1.ConfigChangeRestart },
 		},
+		"configChangeSignal": {
+			arrives: arrives{"onConfigChange": `"Signal"`, "configChangeSignal": `"SIGUSR1"`},
+			set: func(s *spec) {
+				s.OnConfigChange, s.ConfigChangeSignal = v1alpha1.ConfigChangeSignal, "SIGUSR1"
+			},
+		},
 		"volumes[].configMap.defaultMode": {
 			arrives: arrives{"volumes[c].configMap.defaultMode": `256`},
 			set:     func(s *spec) { s.Volumes[5].ConfigMap.DefaultMode = new(int32(0o400)) },
@@ -342,6 +348,14 @@ func TestFaultsOfFiles(t *testing.T) {
 		},
 		"another policy": {
 			func(s *spec) { s.OnConfigChange = "Reload" }, "spec.onConfigChange", `"Restart"`,
+		},
+		"a signal without Signal": {
+			func(s *spec) { s.ConfigChangeSignal = "SIGHUP" }, "spec.configChangeSignal", "onConfigChange Signal",
+		},
+		"a signal that ends every program": {
+			func(s *spec) {
+				s.OnConfigChange, s.ConfigChangeSignal = v1alpha1.ConfigChangeSignal, "SIGKILL"
+			}, "spec.configChangeSignal", `"SIGUSR1"`,
 		},
 		"no name": {func(s *spec) { configMap(s).Name = "" }, first + ".name", "name an object"},
 		"bad name": {

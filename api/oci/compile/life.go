@@ -33,15 +33,26 @@ func life(d *draft) {
 	}
 }
 
-// configChange passes on whether a change of objects restarts the container.
+// configChange passes on whether a change of objects restarts the container or sends a signal.
 func configChange(d *draft) {
 	at := d.path.Child("onConfigChange")
 	switch d.in.OnConfigChange {
 	case "", v1alpha1.ConfigChangeIgnore:
 	case v1alpha1.ConfigChangeRestart:
 		d.out.OnConfigChange = v1alpha1.ConfigChangeRestart
+	case v1alpha1.ConfigChangeSignal:
+		d.out.OnConfigChange = v1alpha1.ConfigChangeSignal
+		d.out.ConfigChangeSignal = cmp.Or(d.in.ConfigChangeSignal, "SIGHUP")
 	default:
-		oneOf(d, at, d.in.OnConfigChange, v1alpha1.ConfigChangeIgnore, v1alpha1.ConfigChangeRestart)
+		oneOf(d, at, d.in.OnConfigChange, v1alpha1.ConfigChangeIgnore, v1alpha1.ConfigChangeRestart,
+			v1alpha1.ConfigChangeSignal)
+	}
+	if signal := d.in.ConfigChangeSignal; signal != "" {
+		at = d.path.Child("configChangeSignal")
+		if d.in.OnConfigChange != v1alpha1.ConfigChangeSignal {
+			d.refuse(at, "is for onConfigChange Signal: set that, or remove configChangeSignal")
+		}
+		oneOf(d, at, signal, "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGQUIT", "SIGINT")
 	}
 }
 

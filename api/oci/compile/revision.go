@@ -57,7 +57,8 @@ func revisions() map[string]int32 {
 
 		"image.pullSecrets": 3,
 
-		"onConfigChange": 3,
+		"onConfigChange":     3,
+		"configChangeSignal": 3,
 
 		"network":      2,
 		"network.none": 2,

@@ -17,6 +17,7 @@ import (
 func RunDigest(spec v1alpha1.ContainerSpec) string {
 	spec.NodeName, spec.NodeSelector, spec.Tolerations = "", nil, nil
 	spec.RestartPolicy, spec.ImagePullPolicy, spec.OnConfigChange = "", "", ""
+	spec.ConfigChangeSignal = ""
 	spec.RestartBackOff, spec.Logging, spec.ImagePullSecrets = nil, nil, nil
 	spec.TerminationGracePeriodSeconds, spec.ProgressDeadlineSeconds = nil, nil
 	text, err := json.Marshal(spec)
