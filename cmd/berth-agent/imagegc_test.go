@@ -71,7 +71,16 @@ func TestStandaloneImageGC(t *testing.T) {
 	h.signal(unix.SIGKILL)
 	h.start()
 	h.remove("b.yaml")
-	h.until("b is gone", func() bool { return h.get("b") == nil })
+	h.until("b is gone", func() bool {
+		h.run("", "prune", "--no-wait") // a manifest that has just vanished may be a mistake
+		return h.get("b") == nil
+	})
+	// Without waiting for the back-off.
+	h.until("b's image is gone", func() bool {
+		h.run("", "start", "--no-wait", "c")
+		return !strings.Contains(h.imagesLeft(), "b")
+	})
+	h.run("", "start", "--no-wait", "c")
 	h.untilRunning("c")
 	if got := h.imagesLeft(); got != "a c" {
 		t.Errorf("found the images %q; want a and c", got)

@@ -83,10 +83,9 @@ func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f
 	if err := t.takeUp(ctx); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	var err error
-	for failed := 0; failed < attempts; {
+	for failed := 0; ; {
 		before := t.done
-		err = nil
+		var err error
 		if !t.resumed || t.done < d.Size {
 			err = s.fetchRest(ctx, t, progress)
 		}
@@ -112,13 +111,15 @@ func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f
 		} else {
 			failed++
 		}
+		if failed == attempts {
+			return fmt.Errorf("%s: after %d attempts: %w", what, attempts, err)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(time.Duration(failed) * time.Second):
 		}
 	}
-	return fmt.Errorf("%s: after %d attempts: %w", what, attempts, err)
 }
 
 // fetchRest fetches the bytes behind those that t has, or all if the registry sends all.
