@@ -485,7 +485,7 @@ network: {none: true}`),
 		{
 			"procMount", spec(`securityContext: {procMount: Unmasked}`),
 			[]string{
-				`7:32: spec.securityContext.procMount: found "Unmasked"; allowed: "Default"`,
+				`7:32: spec.securityContext.procMount: Unmasked shows all of /proc, which takes a user namespace: set hostUsers: false`,
 			},
 		},
 		{

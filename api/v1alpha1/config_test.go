@@ -242,6 +242,10 @@ func TestPodSecurity(t *testing.T) {
 		},
 		{"baseline", "image: busybox\nallowSocketcall: true", "allowSocketcall"},
 		{
+			"baseline", "image: busybox\nhostUsers: false\nsecurityContext: {procMount: Unmasked}",
+			"procMount Unmasked",
+		},
+		{
 			"baseline", "image: busybox\nsecurityContext: {appArmorProfile: {type: Unconfined}}",
 			"appArmorProfile Unconfined",
 		},

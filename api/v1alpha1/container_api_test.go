@@ -322,8 +322,23 @@ func TestContainerRules(t *testing.T) {
 				"securityContext: {privileged: true, appArmorProfile: {type: RuntimeDefault}}",
 			"remove appArmorProfile or privileged",
 		},
-		{"procMount", image + "securityContext: {procMount: Default}", image +
-			"securityContext: {procMount: Unmasked}", "procMount may be Default only"},
+		{"procMount", image + "hostUsers: false\nsecurityContext: {procMount: Unmasked}", image +
+			"securityContext: {procMount: Unmasked}", "set hostUsers: false"},
+		{"procMount of a kind", image + "securityContext: {procMount: Default}", image +
+			"securityContext: {procMount: x}", "procMount may be Default or Unmasked"},
+		{
+			"hostUsers", image + "hostUsers: false", image + "hostUsers: false\nhostNetwork: true",
+			"remove hostUsers, or hostNetwork, hostPID and hostIPC",
+		},
+		{
+			"hostUsers of a privileged container",
+			image + "hostUsers: true\nsecurityContext: {privileged: true}", image +
+				"hostUsers: false\nsecurityContext: {privileged: true}", "remove hostUsers or privileged",
+		},
+		{
+			"user of a user namespace", image + "hostUsers: false\nsecurityContext: {runAsUser: 65535}", image +
+				"hostUsers: false\nsecurityContext: {runAsUser: 65536}", "lower runAsUser",
+		},
 		{
 			"seccomp", image + "securityContext: {seccompProfile: {type: Unconfined}}", image +
 				"securityContext: {seccompProfile: {type: x}}",

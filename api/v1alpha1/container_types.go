@@ -53,6 +53,10 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.subdomain))",message="subdomain is part of a hostname, which a container on the host's network does not have: remove subdomain or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.setHostnameAsFQDN) && self.setHostnameAsFQDN)",message="setHostnameAsFQDN needs a UTS namespace, which a container on the host's network does not have: remove setHostnameAsFQDN or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!(has(self.allowSocketcall) && self.allowSocketcall) || !has(self.securityContext) || !has(self.securityContext.seccompProfile) || self.securityContext.seccompProfile.type != 'Localhost'",message="allowSocketcall changes the default seccomp profile: remove it, and allow socketcall in the file of localhostProfile"
+// +kubebuilder:validation:XValidation:rule="!has(self.hostUsers) || self.hostUsers || !(has(self.hostNetwork) && self.hostNetwork || has(self.hostPID) && self.hostPID || has(self.hostIPC) && self.hostIPC)",message="a user namespace does not own the node's namespaces: remove hostUsers, or hostNetwork, hostPID and hostIPC"
+// +kubebuilder:validation:XValidation:rule="!has(self.hostUsers) || self.hostUsers || !has(self.securityContext) || !(has(self.securityContext.privileged) && self.securityContext.privileged)",message="a privileged container has the power of the node's root: remove hostUsers or privileged"
+// +kubebuilder:validation:XValidation:rule="!has(self.securityContext) || !has(self.securityContext.procMount) || self.securityContext.procMount != 'Unmasked' || has(self.hostUsers) && !self.hostUsers",message="procMount Unmasked shows all of /proc, which takes a user namespace: set hostUsers: false"
+// +kubebuilder:validation:XValidation:rule="!has(self.hostUsers) || self.hostUsers || !has(self.securityContext) || (!has(self.securityContext.runAsUser) || self.securityContext.runAsUser < 65536) && (!has(self.securityContext.runAsGroup) || self.securityContext.runAsGroup < 65536) && (!has(self.securityContext.supplementalGroups) || self.securityContext.supplementalGroups.all(g, g < 65536))",message="with hostUsers: false a container has the ids 0 to 65535: lower runAsUser, runAsGroup and supplementalGroups"
 // +kubebuilder:validation:XValidation:rule="!has(self.dnsPolicy) || self.dnsPolicy != 'None' || (has(self.dnsConfig) && has(self.dnsConfig.nameservers) && size(self.dnsConfig.nameservers) > 0)",message="dnsPolicy None takes no servers from the node: add dnsConfig.nameservers, or set another dnsPolicy"
 type ContainerSpec struct {
 	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image,
@@ -208,6 +212,12 @@ type ContainerSpec struct {
 	// +optional
 	HostIPC bool `json:"hostIPC,omitempty"`
 
+	// hostUsers false runs the container in a user namespace of its own: its root is an unprivileged
+	// user of the node, and its ids 0 to 65535 are 65536 of the node's that no other container has.
+	// Absent or true, its ids are the node's.
+	// +optional
+	HostUsers *bool `json:"hostUsers,omitempty"`
+
 	// resources are requests (cpu, memory) and limits (cpu, memory, pids, hugepages-2Mi,
 	// hugepages-1Gi). Requests place the Container and weigh its cpu; limits are the kernel's. A
 	// request of huge pages is equal to its limit, and does not place the Container.
@@ -228,7 +238,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile) || self.appArmorProfile.type in ['RuntimeDefault', 'Unconfined', 'Localhost']",message="appArmorProfile.type may be RuntimeDefault, Unconfined or Localhost"
 	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile) || (self.appArmorProfile.type == 'Localhost') == (has(self.appArmorProfile.localhostProfile) && self.appArmorProfile.localhostProfile != '')",message="appArmorProfile.localhostProfile names a profile for the type Localhost: set both or neither"
 	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.appArmorProfile) && self.appArmorProfile.type != 'Unconfined')",message="no AppArmor profile confines a privileged container: remove appArmorProfile or privileged"
-	// +kubebuilder:validation:XValidation:rule="!has(self.procMount) || self.procMount == 'Default'",message="procMount may be Default only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.procMount) || self.procMount in ['Default', 'Unmasked']",message="procMount may be Default or Unmasked"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || self.seccompProfile.type in ['RuntimeDefault', 'Unconfined', 'Localhost']",message="seccompProfile.type may be RuntimeDefault, Unconfined or Localhost"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || (self.seccompProfile.type == 'Localhost') == (has(self.seccompProfile.localhostProfile) && self.seccompProfile.localhostProfile != '')",message="seccompProfile.localhostProfile names a file of the node for the type Localhost: set both or neither"
 	// +kubebuilder:validation:XValidation:rule="!(has(self.runAsNonRoot) && self.runAsNonRoot && has(self.runAsUser) && self.runAsUser == 0)",message="runAsNonRoot forbids runAsUser 0: set another runAsUser"

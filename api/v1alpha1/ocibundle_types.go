@@ -114,6 +114,11 @@ type OCIBundleSpec struct {
 	// +optional
 	AllDevices bool `json:"allDevices,omitempty"`
 
+	// userNamespace has the agent run the container in a user namespace, with a range of the node's
+	// ids for its own.
+	// +optional
+	UserNamespace bool `json:"userNamespace,omitempty"`
+
 	// security has fields of the Container's securityContext that depend on the node.
 	// +optional
 	Security *BundleSecurity `json:"security,omitempty"`

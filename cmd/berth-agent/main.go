@@ -116,6 +116,8 @@ They go on when the agent ends, and the next agent takes them up again.`,
 		"`domain` of the cluster, such as cluster.local: that of Services, in search lists and names of containers")
 	f.StringVar(&o.SeccompRoot, "seccomp-profile-root", "/var/lib/kubelet/seccomp",
 		"`directory` of seccomp profiles, for containers with seccompProfile Localhost")
+	f.StringVar(&o.users, "user-namespace-ids", "1879048192-2147352575",
+		"`range` of user and group ids for containers with hostUsers: false, 65536 for each")
 	f.StringVar(&o.Berth, "berth-binary", "",
 		"`path` of the program berth; absent, the one beside this program, else that in PATH")
 	f.StringArrayVar(&o.Handlers, "handler", nil,

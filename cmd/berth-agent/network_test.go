@@ -117,7 +117,7 @@ func (h *host) ownNetwork() {
 	nsenter := needs.Program(h.t, "nsenter")
 	needs.Program(h.t, "iptables")
 	node := network.Namespaces{Dir: h.t.TempDir()}
-	path, err := node.Ensure("node")
+	path, err := node.Ensure("node", 0)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestStandalonePorts(t *testing.T) {
 	h := newHost(t)
 	h.ownNetwork()
 	outside := network.Namespaces{Dir: t.TempDir()}
-	far, err := outside.Ensure("outside")
+	far, err := outside.Ensure("outside", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ import (
 	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+	"github.com/berth-run/berth/node-agent/userns"
 )
 
 // options are the flags.
@@ -37,6 +39,7 @@ type options struct {
 	bridgeSubnet        []string
 	clusterDNS          []string
 	logFormat, logLevel string
+	users               string
 }
 
 // check returns the faults of the flags, and makes paths absolute, before anything is started.
@@ -72,6 +75,9 @@ func (o *options) check() error {
 			return fmt.Errorf("%s: %w", dir.flag, err)
 		}
 		*dir.value = abs
+	}
+	if err := o.checkUsers(); err != nil {
+		return err
 	}
 	if !path.IsAbs(o.SeccompRoot) {
 		return fmt.Errorf("--seccomp-profile-root: found %q; allowed: an absolute path", o.SeccompRoot)
@@ -143,6 +149,25 @@ func (o *options) checkImages() error {
 	}
 	if err := image.CheckPinned(o.PinnedImages); err != nil {
 		return fmt.Errorf("--pinned-image: %w", err)
+	}
+	return nil
+}
+
+// checkUsers returns the faults of --user-namespace-ids.
+func (o *options) checkUsers() error {
+	first, last, _ := strings.Cut(o.users, "-")
+	from, err := strconv.ParseUint(first, 10, 32)
+	if err == nil {
+		var to uint64
+		to, err = strconv.ParseUint(last, 10, 32)
+		o.FirstUser, o.LastUser = uint32(from), uint32(to)
+	}
+	if err == nil {
+		_, err = userns.Open("", o.FirstUser, o.LastUser)
+	}
+	if err != nil {
+		return fmt.Errorf("--user-namespace-ids: found %q; allowed: FIRST-LAST, as in 65536-1048575: %w",
+			o.users, err)
 	}
 	return nil
 }

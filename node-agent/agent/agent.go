@@ -26,6 +26,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervision"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+	"github.com/berth-run/berth/node-agent/userns"
 	"github.com/berth-run/berth/node-agent/volume"
 )
 
@@ -64,6 +65,8 @@ type Options struct {
 	ClusterDNS bundle.ClusterDNS
 	// SeccompRoot is the directory of the node's seccomp profiles, for the type Localhost.
 	SeccompRoot string
+	// FirstUser and LastUser are the range of ids for containers with a user namespace.
+	FirstUser, LastUser uint32
 	// Version is this program's.
 	Version string
 	// Rescan has the manifests read again each time that it receives; optional.
@@ -248,7 +251,10 @@ func (a *agent) createSyncer(context.Context) error {
 	if why := networks.Missing(); why != nil {
 		a.Log.Info("containers have loopback alone, but for those with hostNetwork", "why", why)
 	}
-	var err error
+	users, err := userns.Open(filepath.Join(a.StateDir, "userns"), a.FirstUser, a.LastUser)
+	if err != nil {
+		return fmt.Errorf("--user-namespace-ids: %w", err)
+	}
 	a.syncer, err = reconcile.New(reconcile.Config{
 		Source: a.source, Objects: a.source, Images: a.images, Pulled: a.images.pulling.Text,
 		Claims: claims, Volumes: a.volumes, Supervisor: a.keeper.Client(),
@@ -256,7 +262,7 @@ func (a *agent) createSyncer(context.Context) error {
 		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
-		Networks: networks, ClusterDNS: a.ClusterDNS, SeccompRoot: a.SeccompRoot,
+		Networks: networks, ClusterDNS: a.ClusterDNS, SeccompRoot: a.SeccompRoot, Users: users,
 	})
 	return err
 }

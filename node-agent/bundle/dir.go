@@ -150,7 +150,7 @@ func (d Dir) removeConfigFile() error {
 
 // RootfsLeft reports whether UnmountRootfs has something to remove.
 func (d Dir) RootfsLeft() bool {
-	for _, name := range []string{"rootfs", "upper", "work"} {
+	for _, name := range []string{"rootfs", "layers", "upper", "work"} {
 		if _, err := os.Lstat(d.File(name)); err == nil {
 			return true
 		}
@@ -162,6 +162,9 @@ func (d Dir) RootfsLeft() bool {
 // is no error when there is none.
 func (d Dir) UnmountRootfs() error {
 	if err := unmount(d.Rootfs()); err != nil {
+		return err
+	}
+	if err := d.unmountLayers(); err != nil {
 		return err
 	}
 	for _, name := range []string{"upper", "work"} {

@@ -6,7 +6,7 @@
 //
 //	root, err := bundle.Open("/var/lib/berth/bundles")
 //	dir := root.Dir("default_web_1a2b3c4d")
-//	err = dir.MountRootfs(layers)
+//	err = dir.MountRootfs(layers, nil)
 //	accounts, err := bundle.ReadAccounts(dir.Rootfs())
 //	options := merge.Options{CgroupsPath: "/berth/x", Accounts: accounts}
 //	spec, err := merge.Document(&b.Spec, image, options)
@@ -21,6 +21,7 @@
 //	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start.
 //	              notice.json says which DNS settings of the Container resolv.conf lacks
 //	files         a tmpfs for volumes of ConfigMaps, Secrets and fields
+//	layers        the layers of an image whose files get other ids, while rootfs is mounted
 //	files/NAME    the files of one volume, as the kubelet lays them out
 //	volumes/NAME  emptyDir volumes, which live as long as the Container does
 //

@@ -16,7 +16,8 @@ const maxLayers = 500
 
 // MountRootfs mounts an overlay of layers, given lowest first, with a new and empty writable layer
 // at rootfs. Whatever was mounted there before is undone first. On an error nothing of it is left.
-func (d Dir) MountRootfs(layers []string) (err error) {
+// Its files have the ids of users; with nil, those on disk.
+func (d Dir) MountRootfs(layers []string, users *Users) (err error) {
 	if len(layers) == 0 || len(layers) > maxLayers {
 		return fmt.Errorf("image layers: found %d; allowed: 1 to %d, as overlayfs takes", len(layers),
 			maxLayers)
@@ -42,6 +43,12 @@ func (d Dir) MountRootfs(layers []string) (err error) {
 		}
 	}
 
+	if users != nil {
+		if layers, err = d.mapLayers(layers, users); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, d.unmountLayers()) }()
+	}
 	// A layer is named by its descriptor, which also is short: a string of fsconfig(2) ends at 256
 	// bytes and all options of mount(2) together at a page.
 	fds := make([]int, 0, len(layers)+2)

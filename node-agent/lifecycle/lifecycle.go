@@ -22,6 +22,7 @@ import (
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+	"github.com/berth-run/berth/node-agent/userns"
 	"github.com/berth-run/berth/node-agent/volume"
 )
 
@@ -102,6 +103,10 @@ type Container struct {
 	ObjectsDigest string
 	// Image is nil for a container with a directory of the node for its root filesystem.
 	Image *Image
+	// Users is the first id of the range that the container has; 0 for the node's own ids.
+	// UserNamespace is the path of its user namespace; "" if the runtime creates one.
+	Users         uint32
+	UserNamespace string
 	// Rootfs is the path of the root filesystem.
 	Rootfs string
 	// Addresses holds the addresses of the container in its network. They are known once it is
@@ -178,6 +183,8 @@ type Config struct {
 	// Networks connects containers to the node's network; nil leaves each with a namespace that the
 	// runtime creates.
 	Networks *network.Networks
+	// Users has the ids of containers with a user namespace; nil if the agent has none.
+	Users *userns.Ranges
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
 	// Neighbours has the other Containers, whose networks a container may join; optional.
@@ -202,6 +209,7 @@ func Stages(c Config) List {
 		joinStage{joins},
 		imageStage{c.Pulls, c.Wake, variables},
 		commitStage{c.Pulls},
+		usersStage{c.Users},
 		rootfsStage{},
 		volumesStage{},
 		document,
@@ -209,6 +217,7 @@ func Stages(c Config) List {
 		addressesStage{variables, document},
 		subPathsStage{},
 		namesStage{c.ClusterDNS, joins},
+		mappedStage{},
 		&securityStage{seccompRoot: c.SeccompRoot},
 		configStage{},
 		logsStage{c.Logs},

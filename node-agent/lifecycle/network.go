@@ -45,6 +45,9 @@ func (s networkStage) Ensure(ctx context.Context, c *Container) error {
 		c.Addresses, err = network.Addresses(c.Dir)
 		c.Spec.Linux.Namespaces[i].Path = path
 	}
+	if c.Users != 0 && i >= 0 {
+		c.UserNamespace = s.networks.Namespaces.UsersPath(c.ID)
+	}
 	return networkFault(s.wakeMembers(c, err))
 }
 
@@ -94,7 +97,7 @@ func networkFault(err error) error {
 
 // wantedNetwork returns what a bundle asks of its network.
 func wantedNetwork(c *Container) network.Wanted {
-	want := network.Wanted{Name: c.Key.String(), Host: network.HostNames{
+	want := network.Wanted{Name: c.Key.String(), Users: c.Users, Host: network.HostNames{
 		Namespace: c.Bundle.Owner().Namespace, Name: c.Bundle.Name, Hostname: c.Spec.Hostname,
 	}}
 	if b := c.Bundle.Spec.Network; b != nil {

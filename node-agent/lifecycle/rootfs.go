@@ -10,6 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/userns"
 )
 
 // RootfsStage is the name of the stage that finds or mounts the root filesystem.
@@ -23,8 +26,17 @@ func (rootfsStage) Name() string { return RootfsStage }
 func (rootfsStage) Scope() Scope { return PerRun }
 
 func (rootfsStage) Ensure(_ context.Context, c *Container) error {
+	var users *bundle.Users
+	if c.Users != 0 {
+		namespace, err := userns.New(c.Users)
+		if err != nil {
+			return err
+		}
+		defer namespace.Close()
+		users = &bundle.Users{Namespace: namespace, First: c.Users}
+	}
 	if c.Image != nil {
-		if err := c.Dir.MountRootfs(c.Image.Layers); err != nil {
+		if err := c.Dir.MountRootfs(c.Image.Layers, users); err != nil {
 			return ownFiles(err)
 		}
 		c.Rootfs = c.Dir.Rootfs()
@@ -35,7 +47,11 @@ func (rootfsStage) Ensure(_ context.Context, c *Container) error {
 		return fmt.Errorf("config: %w", err)
 	}
 	c.Rootfs = path
-	return nil
+	if users == nil {
+		return nil
+	}
+	c.Rootfs = c.Dir.Rootfs()
+	return ownFiles(c.Dir.BindRootfs(path, users))
 }
 
 // Release throws the writable layer away.

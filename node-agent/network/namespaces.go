@@ -9,12 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/userns"
 )
 
 // Namespaces are pinned network namespaces: each is a bind mount in Dir, under the name of its
-// container. Its methods look at what exists, and may be called again after the agent was killed.
+// container. A container with mapped ids also has its user namespace pinned, which owns the other
+// one. Its methods look at what exists, and may be called again after the agent was killed.
 type Namespaces struct {
 	// Dir is an absolute path that does not outlive a boot.
 	Dir string
@@ -23,16 +27,24 @@ type Namespaces struct {
 // Path returns the path of a container's namespace, whether it exists or not.
 func (n Namespaces) Path(id string) string { return filepath.Join(n.Dir, id) }
 
+// usersDir has the user namespaces.
+func (n Namespaces) usersDir() string { return n.Dir + "-users" }
+
+// UsersPath returns the path of a container's user namespace, whether it exists or not.
+func (n Namespaces) UsersPath(id string) string { return filepath.Join(n.usersDir(), id) }
+
 // Exists reports whether a container's namespace is pinned.
-func (n Namespaces) Exists(id string) (bool, error) {
+func (n Namespaces) Exists(id string) (bool, error) { return isPinned(n.Path(id)) }
+
+func isPinned(path string) (bool, error) {
 	var st unix.Statfs_t
-	err := unix.Statfs(n.Path(id), &st)
+	err := unix.Statfs(path, &st)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("network namespace: %w", &fs.PathError{
-			Op: "statfs", Path: n.Path(id),
+			Op: "statfs", Path: path,
 			Err: err,
 		})
 	}
@@ -40,32 +52,70 @@ func (n Namespaces) Exists(id string) (bool, error) {
 }
 
 // Ensure pins a new network namespace, in which loopback is up, unless the container has one. It
-// returns the path.
-func (n Namespaces) Ensure(id string) (string, error) {
+// returns the path. users is the first id of the container's range of ids, which a user namespace
+// maps that owns the other one; 0 for the node's own ids.
+func (n Namespaces) Ensure(id string, users uint32) (string, error) {
 	path := n.Path(id)
 	if exists, err := n.Exists(id); exists || err != nil {
 		return path, err
 	}
-	if err := os.MkdirAll(n.Dir, 0o700); err != nil {
-		return path, fmt.Errorf("network namespace: %w", err)
+	pin := func() error { return pinNew(path) }
+	if users != 0 {
+		if err := n.removeUsers(id); err != nil { // of an agent that was killed here
+			return path, err
+		}
+		if err := mountPoint(n.UsersPath(id)); err != nil {
+			return path, err
+		}
+		pin = func() error { return pinOwned(path, n.UsersPath(id), users) }
 	}
-	// An agent that was killed here leaves the file without a mount.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return path, fmt.Errorf("network namespace: %w", err)
+	if err := mountPoint(path); err != nil {
+		return path, err
 	}
-	f.Close()
-	if err := pinNew(path); err != nil {
+	if err := pin(); err != nil {
 		os.Remove(path)
-		return path, fmt.Errorf("network namespace: %w", err)
+		return path, errors.Join(fmt.Errorf("network namespace: %w", err), n.removeUsers(id))
 	}
 	return path, nil
+}
+
+// mountPoint creates the file that a namespace is mounted on. An agent that was killed leaves it
+// without a mount.
+func mountPoint(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	f.Close()
+	return nil
+}
+
+// SameUsers reports whether a container's network namespace, if it has one, belongs to a user
+// namespace of its own or not, as mapped says.
+func (n Namespaces) SameUsers(id string, mapped bool) (bool, error) {
+	exists, err := n.Exists(id)
+	if err != nil || !exists {
+		return true, err
+	}
+	users, err := isPinned(n.UsersPath(id))
+	return users == mapped, err
 }
 
 // Remove unpins a container's namespace. The kernel destroys it once no process is in it. It is no
 // error if there is none.
 func (n Namespaces) Remove(id string) error {
-	path := n.Path(id)
+	if err := unpin(n.Path(id)); err != nil {
+		return err
+	}
+	return n.removeUsers(id)
+}
+
+func (n Namespaces) removeUsers(id string) error { return unpin(n.UsersPath(id)) }
+
+func unpin(path string) error {
 	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	// EINVAL: it is no mount.
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
@@ -79,15 +129,57 @@ func (n Namespaces) Remove(id string) error {
 
 // List returns the ids of the containers that have a namespace, or the file of one.
 func (n Namespaces) List() ([]string, error) {
-	entries, err := os.ReadDir(n.Dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list network namespaces: %w", err)
-	}
 	var ids []string
-	for _, e := range entries {
-		ids = append(ids, e.Name())
+	for _, dir := range []string{n.Dir, n.usersDir()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("list network namespaces: %w", err)
+		}
+		for _, e := range entries {
+			if !slices.Contains(ids, e.Name()) {
+				ids = append(ids, e.Name())
+			}
+		}
 	}
 	return ids, nil
+}
+
+// pinOwned creates a user namespace and a network namespace that belongs to it, and mounts both.
+// The network namespace is last: with it the container has both.
+func pinOwned(path, usersPath string, first uint32) error {
+	return userns.Create(first, unix.CLONE_NEWNET, func(pid int) error {
+		net, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err != nil {
+			return err
+		}
+		defer net.Close()
+		if err := insideOf(net, loopbackUp); err != nil {
+			return err
+		}
+		for _, pin := range [][2]string{{"user", usersPath}, {"net", path}} {
+			source := fmt.Sprintf("/proc/%d/ns/%s", pid, pin[0])
+			if err := unix.Mount(source, pin[1], "", unix.MS_BIND, ""); err != nil {
+				return &fs.PathError{Op: "mount", Path: pin[1], Err: err}
+			}
+		}
+		return nil
+	})
+}
+
+// insideOf calls f in a network namespace, by a thread of its own.
+func insideOf(net *os.File, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		err := unix.Setns(int(net.Fd()), unix.CLONE_NEWNET)
+		if err != nil {
+			err = os.NewSyscallError("setns", err)
+		} else {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // pinNew creates a network namespace and mounts it at path. A thread enters it for that time.

@@ -50,7 +50,7 @@ func TestNamespaceIsPinned(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			if _, err := n.Ensure(fmt.Sprint("c", i)); err != nil {
+			if _, err := n.Ensure(fmt.Sprint("c", i), 0); err != nil {
 				t.Error(err)
 			}
 		})
@@ -64,7 +64,7 @@ func TestNamespaceIsPinned(t *testing.T) {
 			t.Errorf("c%d is in the namespace of another", i)
 		}
 		seen[was] = true
-		if _, err := n.Ensure(fmt.Sprint("c", i)); err != nil || inode(t, path) != was {
+		if _, err := n.Ensure(fmt.Sprint("c", i), 0); err != nil || inode(t, path) != was {
 			t.Errorf("c%d: Ensure has made another namespace of it (%v)", i, err)
 		}
 	}
@@ -107,7 +107,7 @@ func TestNamespaceOfAKilledAgent(t *testing.T) {
 	if exists, err := n.Exists("half"); exists || err != nil {
 		t.Errorf("a file without a mount: found %v, %v; want no namespace", exists, err)
 	}
-	if _, err := n.Ensure("half"); err != nil {
+	if _, err := n.Ensure("half", 0); err != nil {
 		t.Fatal(err)
 	}
 	if exists, err := n.Exists("half"); !exists || err != nil {

@@ -73,6 +73,8 @@ type Wanted struct {
 	None bool
 	// Networks that it is in; none stands for the node's network for containers.
 	Networks []Attachment
+	// Users is the first id of the container's range of ids; 0 for the node's own.
+	Users uint32
 	// Ports of the node that lead to the container or, in the node's network, that it listens on.
 	Ports []PortMapping
 }
@@ -102,6 +104,14 @@ func device(i int) string { return fmt.Sprintf("eth%d", i) }
 // Attach gives a container its namespace and connects it to its network, unless it has that. It
 // returns the path of the namespace.
 func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) (string, error) {
+	// The owner of a namespace never changes.
+	if same, err := n.Namespaces.SameUsers(id, want.Users != 0); err != nil {
+		return "", err
+	} else if !same {
+		if err := n.Detach(ctx, id, f); err != nil {
+			return "", err
+		}
+	}
 	r, err := readRecord(f.File(recordFile))
 	if err != nil {
 		return "", err
@@ -116,7 +126,7 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 	if r == nil && (want.None || nothing) {
 		n.ports.release(id)
 		n.joins.stay(id)
-		return n.Namespaces.Ensure(id)
+		return n.Namespaces.Ensure(id, want.Users)
 	}
 	op, err := n.begin(ctx, id, f)
 	if err != nil {
@@ -154,7 +164,7 @@ func (op *operation) attach(r *record, want Wanted) error {
 		return err
 	}
 	if want.None {
-		_, err := op.Namespaces.Ensure(op.id)
+		_, err := op.Namespaces.Ensure(op.id, want.Users)
 		return err
 	}
 	return op.add(want)

@@ -147,7 +147,7 @@ func (op *operation) add(want Wanted) error {
 		return err
 	}
 	if lists == nil {
-		_, err := op.Namespaces.Ensure(op.id)
+		_, err := op.Namespaces.Ensure(op.id, want.Users)
 		return err
 	}
 	r := &record{Name: want.Name, Host: want.Host, Ports: want.Ports}
@@ -165,7 +165,7 @@ func (op *operation) add(want Wanted) error {
 	if err := r.write(op.files); err != nil {
 		return err
 	}
-	if _, err := op.Namespaces.Ensure(op.id); err != nil {
+	if _, err := op.Namespaces.Ensure(op.id, want.Users); err != nil {
 		return err
 	}
 	done, donePorts := op.first.begin(), func(error) {}

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+	"github.com/berth-run/berth/node-agent/userns"
 	"github.com/berth-run/berth/node-agent/volume"
 )
 
@@ -65,6 +66,8 @@ type Config struct {
 	// Networks connects containers to the node's network; optional: the runtime creates a namespace
 	// for each run.
 	Networks *network.Networks
+	// Users has the ids of containers with a user namespace; optional.
+	Users *userns.Ranges
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
@@ -139,7 +142,7 @@ func New(c Config) (*Syncer, error) {
 		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
 		Neighbours: lifecycle.Neighbours{Bundle: c.Source.Get, Dir: c.Bundles.Dir},
-		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot,
+		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot, Users: c.Users,
 	})
 	return s, nil
 }

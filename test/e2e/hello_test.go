@@ -106,6 +106,7 @@ func TestSamples(t *testing.T) {
 		"names":           {"Ready", "Completed"},
 		"retry":           {"Ready", "Completed"},
 		"rootfs":          {"Ready", "Started"},
+		"sandbox":         {"Ready", "Started"},
 		"securitycontext": {"Ready", "Started"},
 		"volumes":         {"Ready", "Started"},
 	}

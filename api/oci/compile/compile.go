@@ -98,6 +98,7 @@ func parts() []part {
 		capabilities,
 		hostname,
 		namespaces,
+		users,
 		network,
 		joinedNetwork,
 		names,

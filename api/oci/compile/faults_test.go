@@ -435,6 +435,26 @@ func TestFaults(t *testing.T) {
 			"spec.securityContext.capabilities.add[1]", "capabilities(7)",
 		},
 		{
+			"user namespace in a namespace of the node", image + "hostUsers: false\nhostPID: true",
+			"spec.hostUsers", "remove hostUsers",
+		},
+		{
+			"user namespace of a privileged container",
+			image + "hostUsers: false\nsecurityContext: {privileged: true}", "spec.hostUsers", "or privileged",
+		},
+		{
+			"user of no user namespace", image + "hostUsers: false\nsecurityContext: {runAsUser: 65536}",
+			"spec.securityContext.runAsUser", "at most 65535",
+		},
+		{
+			"all of the node's /proc", image + "securityContext: {procMount: Unmasked}",
+			"spec.securityContext.procMount", "set hostUsers: false",
+		},
+		{
+			"procMount of no kind", image + "securityContext: {procMount: x}",
+			"spec.securityContext.procMount", "Unmasked",
+		},
+		{
 			"seccomp of no type", image + `securityContext: {seccompProfile: {type: Local}}`,
 			"spec.securityContext.seccompProfile.type", "RuntimeDefault",
 		},

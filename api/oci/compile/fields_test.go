@@ -499,8 +499,13 @@ func fieldCases() map[string]fieldCase {
 				Type: "Localhost", LocalhostProfile: new("x"),
 			}
 		}),
-		"securityContext.procMount": refused("spec.securityContext.procMount", func(s *spec) {
-			s.SecurityContext.ProcMount = new(corev1.UnmaskedProcMount)
+		"securityContext.procMount": honoured(arrives{
+			"userNamespace": `true`, "config.linux.maskedPaths": "", "config.linux.readonlyPaths": "",
+		}, func(s *spec) {
+			s.SecurityContext.ProcMount, s.HostUsers = new(corev1.UnmaskedProcMount), new(false)
+		}),
+		"hostUsers": honoured(arrives{"userNamespace": `true`}, func(s *spec) {
+			s.HostUsers = new(false)
 		}),
 		"securityContext.runAsUser": honoured(arrives{
 			"process.runAsUser":       `9`,

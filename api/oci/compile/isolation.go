@@ -2,7 +2,10 @@
 
 package compile
 
-import "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+)
 
 // namespaces returns linux.namespaces: those that containerd creates for a container of a Pod,
 // without those that the user shares with the host.
@@ -27,6 +30,34 @@ func namespaces(d *draft) {
 	add(specs.CgroupNamespace)
 }
 
+// maxOwnUser is the last id in a user namespace.
+const maxOwnUser = 65535
+
+// ownUsers reports whether the container has a user namespace.
+func (d *draft) ownUsers() bool { return d.in.HostUsers != nil && !*d.in.HostUsers }
+
+// users passes the wish for a user namespace to the agent, which has the ids.
+func users(d *draft) {
+	if !d.ownUsers() {
+		return
+	}
+	d.out.UserNamespace = true
+	at := d.path.Child("hostUsers")
+	if d.in.HostNetwork || d.in.HostPID || d.in.HostIPC {
+		d.refuse(at, "a user namespace does not own the node's namespaces: remove hostUsers, or"+
+			" hostNetwork, hostPID and hostIPC")
+	}
+	if d.privileged() {
+		d.refuse(at, "a privileged container has the power of the node's root: remove hostUsers or privileged")
+	}
+}
+
+// unmasked reports whether all of /proc is to be seen.
+func (d *draft) unmasked() bool {
+	sc := d.in.SecurityContext
+	return sc != nil && sc.ProcMount != nil && *sc.ProcMount == corev1.UnmaskedProcMount
+}
+
 // maskedPaths returns the masked paths of containerd 2 and, with /proc/interrupts, of the kubelet:
 // they show the host, or other containers on it.
 func maskedPaths() []string {
@@ -48,7 +79,7 @@ func maskedPaths() []string {
 
 // hiddenPaths compiles linux.maskedPaths and linux.readonlyPaths.
 func hiddenPaths(d *draft) {
-	if d.privileged() {
+	if d.privileged() || d.unmasked() {
 		return
 	}
 	d.spec.Linux.MaskedPaths = maskedPaths()

@@ -90,6 +90,10 @@ func joinedNetwork(d *draft) {
 		{d.path.Child("network", "none"), d.in.Network.None, "a container is in one network"},
 		{d.path.Child("hostNetwork"), d.in.HostNetwork, "a container is in one network"},
 		{
+			d.path.Child("hostUsers"), d.ownUsers(),
+			"a user namespace does not own the network namespace of " + other,
+		},
+		{
 			d.path.Child("networks"), len(d.in.Networks) > 0,
 			"networks are those of the network namespace of " + other,
 		},

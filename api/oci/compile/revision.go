@@ -49,6 +49,7 @@ func revisions() map[string]int32 {
 		"devices[].containerPath": 3,
 		"devices[].permissions":   3,
 
+		"userNamespace":                             3,
 		"security":                                  3,
 		"security.appArmorProfile":                  3,
 		"security.localhostSeccompProfile":          3,

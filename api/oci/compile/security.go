@@ -58,6 +58,10 @@ func id(d *draft, at *field.Path, v *int64) bool {
 		d.invalid(at, *v, "must be between 0 and 2147483647, inclusive")
 		return false
 	}
+	if d.ownUsers() && *v > maxOwnUser {
+		d.invalid(at, *v, "must be at most 65535 with hostUsers: false")
+		return false
+	}
 	return true
 }
 
@@ -90,7 +94,11 @@ func privileges(d *draft) {
 		appArmor(d, at.Child("appArmorProfile"), sc.AppArmorProfile)
 	}
 	if sc.ProcMount != nil {
-		oneOf(d, at.Child("procMount"), *sc.ProcMount, corev1.DefaultProcMount)
+		if oneOf(d, at.Child("procMount"), *sc.ProcMount, corev1.DefaultProcMount,
+			corev1.UnmaskedProcMount) && d.unmasked() && !d.ownUsers() {
+			d.refuse(at.Child("procMount"), "Unmasked shows all of /proc, which takes a user namespace:"+
+				" set hostUsers: false")
+		}
 	}
 }
 
