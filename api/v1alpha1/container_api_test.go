@@ -345,6 +345,10 @@ func TestContainerRules(t *testing.T) {
 			"seccompProfile.type may be RuntimeDefault, Unconfined or Localhost",
 		},
 		{
+			"fsGroup", image + "securityContext: {fsGroup: 1, fsGroupChangePolicy: Always}", image +
+				"securityContext: {fsGroupChangePolicy: Always}", "fsGroupChangePolicy is for fsGroup",
+		},
+		{
 			"seccomp file",
 			image + "securityContext: {seccompProfile: {type: Localhost, localhostProfile: x}}", image +
 				"securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: x}}",

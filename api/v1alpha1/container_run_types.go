@@ -107,6 +107,19 @@ type SecurityContext struct {
 	// +kubebuilder:validation:items:Maximum=2147483647
 	SupplementalGroups []int64 `json:"supplementalGroups,omitempty"`
 
+	// fsGroup is a group of the process that also owns its volumes of all kinds but hostPath: their
+	// files may be read and written by it, and new ones belong to it.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=2147483647
+	FSGroup *int64 `json:"fsGroup,omitempty"`
+
+	// fsGroupChangePolicy Always, the default, changes all files of a volume at each start;
+	// OnRootMismatch none if the directory of the volume has the group and its permissions.
+	// +optional
+	// +kubebuilder:validation:Enum=Always;OnRootMismatch
+	FSGroupChangePolicy corev1.PodFSGroupChangePolicy `json:"fsGroupChangePolicy,omitempty"`
+
 	// sysctls are parameters of the kernel in the container's own network and IPC namespaces. A
 	// cluster allows those that the kubelet calls safe.
 	// +optional

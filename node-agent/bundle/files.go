@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -230,6 +231,9 @@ func writeNew(root *os.Root, at string, content files.File) error {
 		return err
 	}
 	_, err = f.WriteString(content.Data)
+	if err == nil && content.Group != 0 {
+		err = f.Chown(-1, int(content.Group))
+	}
 	if err == nil {
 		err = f.Chmod(fs.FileMode(content.Mode))
 	}
@@ -313,11 +317,19 @@ func hasFile(root *os.Root, p string, want files.File) bool {
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Mode() != fs.FileMode(want.Mode) ||
-		info.Size() != int64(len(want.Data)) {
+		info.Size() != int64(len(want.Data)) || groupOf(info) != want.Group {
 		return false
 	}
 	data, err := io.ReadAll(io.LimitReader(f, info.Size()+1))
 	return err == nil && string(data) == want.Data
+}
+
+// groupOf returns the group of a file.
+func groupOf(info fs.FileInfo) uint32 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Gid
+	}
+	return 0
 }
 
 // list returns the names of the entries of a directory.

@@ -125,9 +125,23 @@ func (s filesStage) compute(c *Container) (map[string]files.Tree, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[v.Name] = tree
+		out[v.Name] = ofGroup(tree, c.Bundle.Spec.Security)
 	}
 	return out, nil
+}
+
+// ofGroup gives the files to the group of the container's volumes, which may read them.
+func ofGroup(tree files.Tree, security *v1alpha1.BundleSecurity) files.Tree {
+	if security == nil || security.FSGroup == nil {
+		return tree
+	}
+	out := files.Tree{}
+	for path, file := range tree {
+		file.Mode |= 0o440
+		file.Group = uint32(*security.FSGroup)
+		out[path] = file
+	}
+	return out
 }
 
 // hasFiles reports whether a bundle has a volume of files.

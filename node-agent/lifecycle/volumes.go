@@ -2,7 +2,14 @@
 
 package lifecycle
 
-import "context"
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/node-agent/bundle"
+)
 
 // volumesStage checks hostPath volumes and makes emptyDir volumes. The latter are kept from run to
 // run; one that was made for a start that failed is there for the next one, and is removed with
@@ -12,8 +19,31 @@ type volumesStage struct{}
 func (volumesStage) Name() string { return "volumes" }
 func (volumesStage) Scope() Scope { return PerContainer }
 
-func (volumesStage) Ensure(_ context.Context, c *Container) error {
-	return c.Dir.PrepareVolumes(c.Bundle.Spec.Volumes, c.Emptied)
+func (volumesStage) Ensure(ctx context.Context, c *Container) error {
+	if err := c.Dir.PrepareVolumes(c.Bundle.Spec.Volumes, c.Emptied); err != nil {
+		return err
+	}
+	security := c.Bundle.Spec.Security
+	if security == nil || security.FSGroup == nil {
+		return nil
+	}
+	for i, v := range c.Bundle.Spec.Volumes {
+		var path string
+		claim, named := c.Claims[v.Name]
+		switch {
+		case v.EmptyDir != nil:
+			path = c.Dir.Volume(v.Name)
+		case named && !claim.ReadOnly:
+			path = claim.Path
+		default:
+			continue
+		}
+		onMismatch := named && security.FSGroupChangePolicy == corev1.FSGroupChangeOnRootMismatch
+		if err := bundle.GiveToGroup(ctx, path, uint32(*security.FSGroup), onMismatch); err != nil {
+			return ownFiles(fmt.Errorf("volumes[%d]: fsGroup: %w", i, err))
+		}
+	}
+	return nil
 }
 
 func (volumesStage) Release(_ context.Context, c *Container) error { return c.Dir.RemoveVolumes() }

@@ -99,6 +99,7 @@ func TestSamples(t *testing.T) {
 		"configfiles":     {"Ready", "Started"},
 		"configuration":   {"Ready", "Started"},
 		"environment":     {"Ready", "Started"},
+		"fsgroup":         {"Ready", "Completed"},
 		"hello":           {"Ready", "Started"},
 		"isolated":        {"Ready", "Completed"},
 		"limits":          {"Ready", "Completed"},
@@ -123,7 +124,8 @@ func TestSamples(t *testing.T) {
 	cleanAfter(t, names...)
 	kube(t, "apply", "-k", "config/samples")
 	t.Cleanup(func() {
-		kube(t, "delete", "configmaps,secrets", "shop", "shop-login", "greeting", "login", "--ignore-not-found")
+		kube(t, "delete", "configmaps,secrets", "shop", "shop-login", "greeting", "login", "fsgroup",
+			"--ignore-not-found")
 	})
 	for _, name := range names {
 		end, ok := ends[name]

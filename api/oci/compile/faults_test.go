@@ -455,6 +455,14 @@ func TestFaults(t *testing.T) {
 			"spec.securityContext.procMount", "Unmasked",
 		},
 		{
+			"group below 0", image + `securityContext: {fsGroup: -1}`, "spec.securityContext.fsGroup",
+			"between 0 and 2147483647",
+		},
+		{
+			"policy of no group", image + `securityContext: {fsGroupChangePolicy: Always}`,
+			"spec.securityContext.fsGroupChangePolicy", "set both",
+		},
+		{
 			"seccomp of no type", image + `securityContext: {seccompProfile: {type: Local}}`,
 			"spec.securityContext.seccompProfile.type", "RuntimeDefault",
 		},

@@ -519,6 +519,18 @@ func fieldCases() map[string]fieldCase {
 		}, func(s *spec) {
 			s.SecurityContext.RunAsGroup = new(int64(9))
 		}),
+		"securityContext.fsGroup": honoured(arrives{
+			"security.fsGroup": `2000`, "config.process.user.additionalGids": `[2000]`,
+		}, func(s *spec) {
+			s.SecurityContext.FSGroup = new(int64(2000))
+		}),
+		"securityContext.fsGroupChangePolicy": honoured(arrives{
+			"security.fsGroup": `2000`, "config.process.user.additionalGids": `[2000]`,
+			"security.fsGroupChangePolicy": `"OnRootMismatch"`,
+		}, func(s *spec) {
+			s.SecurityContext.FSGroup = new(int64(2000))
+			s.SecurityContext.FSGroupChangePolicy = corev1.FSGroupChangeOnRootMismatch
+		}),
 		"securityContext.runAsNonRoot": honoured(arrives{"process.runAsNonRoot": `true`}, func(s *spec) {
 			s.SecurityContext.RunAsNonRoot = new(true)
 		}),

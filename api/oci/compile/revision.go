@@ -51,6 +51,8 @@ func revisions() map[string]int32 {
 
 		"userNamespace":                             3,
 		"security":                                  3,
+		"security.fsGroup":                          3,
+		"security.fsGroupChangePolicy":              3,
 		"security.appArmorProfile":                  3,
 		"security.localhostSeccompProfile":          3,
 		"security.appArmorProfile.type":             3,

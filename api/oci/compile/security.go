@@ -36,6 +36,7 @@ func user(d *draft) {
 			d.spec.Process.User.AdditionalGids = append(d.spec.Process.User.AdditionalGids, uint32(g))
 		}
 	}
+	fsGroup(d, at, sc)
 	if sc.RunAsNonRoot != nil && *sc.RunAsNonRoot {
 		d.out.Process.RunAsNonRoot = true
 		if sc.RunAsUser != nil && *sc.RunAsUser == 0 {
@@ -46,6 +47,24 @@ func user(d *draft) {
 				"a container with rootfs runs as user 0 where nothing is said, which runAsNonRoot forbids"))
 		}
 	}
+}
+
+// fsGroup compiles the group of volumes, which is one of the process, too.
+func fsGroup(d *draft, at *field.Path, sc *v1alpha1.SecurityContext) {
+	policy := at.Child("fsGroupChangePolicy")
+	if p := sc.FSGroupChangePolicy; p != "" {
+		oneOf(d, policy, p, corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
+		if sc.FSGroup == nil {
+			d.refuse(policy, "is for fsGroup: set both, or neither")
+		}
+	}
+	if !id(d, at.Child("fsGroup"), sc.FSGroup) {
+		return
+	}
+	if g := uint32(*sc.FSGroup); !slices.Contains(d.spec.Process.User.AdditionalGids, g) {
+		d.spec.Process.User.AdditionalGids = append(d.spec.Process.User.AdditionalGids, g)
+	}
+	d.security().FSGroup, d.security().FSGroupChangePolicy = new(*sc.FSGroup), sc.FSGroupChangePolicy
 }
 
 // id reports whether a user or group id is given and in the range that Kubernetes

@@ -20,6 +20,8 @@ type File struct {
 	Data string
 	// Mode has permission bits alone.
 	Mode uint32
+	// Group owns the file; 0 is root's.
+	Group uint32
 }
 
 // Tree has the files of a volume by their paths.
