@@ -350,3 +350,30 @@ func TestRemoveRefuses(t *testing.T) {
 		t.Error("it is there still")
 	}
 }
+
+// TestBeside: a command pulls into a store that no agent has opened yet, but not into one whose
+// layers no agent has checked since the last boot.
+func TestBeside(t *testing.T) {
+	leaktest.Check(t)
+	s := newSmallStore(t)
+	first := s.reg.push(t, "a", "1", testImage{layers: [][]byte{mebibytes(t, "a", 1)}})
+	second := s.reg.push(t, "b", "1", testImage{layers: [][]byte{mebibytes(t, "b", 1)}})
+	dir := filepath.Join(t.TempDir(), "images")
+	for _, reference := range []string{first, second} {
+		beside := openStoreAt(t, dir, Beside())
+		ensure(t, beside, reference, Always)
+		if err := beside.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	write(t, filepath.Join(dir, "boot"), []byte("another boot"))
+	beside := openStoreAt(t, dir, Beside())
+	if all := must(beside.List(s.users)); len(all) != 2 {
+		t.Errorf("found %d images listed; want 2", len(all))
+	}
+	if _, err := beside.Ensure(t.Context(), first, Always); !errors.Is(err, ErrUnchecked) {
+		t.Errorf("found %v; want ErrUnchecked", err)
+	}
+	openStoreAt(t, dir) // as an agent
+	ensure(t, beside, first, Always)
+}

@@ -20,6 +20,7 @@ type heldImages struct {
 	begun, given chan string
 	end          chan error
 	underWay     atomic.Int32
+	release      func(reference string) // optional
 }
 
 func newHeldImages() *heldImages {
@@ -36,7 +37,11 @@ func (h *heldImages) Ensure(ctx context.Context, r PullRequest) (*Image, error) 
 	h.begun <- reference
 	select {
 	case err := <-h.end:
-		return &Image{ID: reference}, err
+		img := &Image{ID: reference}
+		if h.release != nil {
+			img.Release = func() { h.release(reference) }
+		}
+		return img, err
 	case <-ctx.Done():
 		h.given <- reference
 		return nil, ctx.Err()
@@ -235,4 +240,25 @@ func TestPullOfPresentImage(t *testing.T) {
 		t.Fatalf("found %+v, %v", img, err)
 	}
 	holds(t, p.woken, "woken")
+}
+
+// TestPullsReleaseImages: the node may remove an image once the last container that has got it, or
+// waited for it, has left.
+func TestPullsReleaseImages(t *testing.T) {
+	leaktest.Check(t)
+	p := newPuller(t)
+	released := make(chan string, 10)
+	p.images.release = func(reference string) { released <- reference }
+	p.want("a", "x:1")
+	p.want("b", "x:1")
+	receive(t, p.images.begun, "x:1")
+	p.images.end <- nil
+	p.wakes("a", "b")
+	p.gets("a", "x:1")
+	p.leave("a") // its record is written
+	holds(t, released, "released while b waits")
+	p.gets("b", "x:1")
+	holds(t, released, "released before b has left")
+	p.leave("b")
+	receive(t, released, "x:1")
 }
