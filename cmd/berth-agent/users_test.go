@@ -89,6 +89,7 @@ func TestHostUsers(t *testing.T) {
 // node and one of its own as root filesystem, volumes of files and in memory, and a device.
 func TestHostUsersOwnTheirFiles(t *testing.T) {
 	h := newHost(t)
+	h.ownNetwork()
 	h.start()
 	dir := newDevices(t, map[string]uint32{"fuse": unix.S_IFCHR | 0o666})
 	if err := os.MkdirAll(h.path("shared"), 0o755); err != nil {
@@ -110,6 +111,7 @@ spec:
     ls -lnL config/key etc/hosts etc/resolv.conf | awk '{print $1, $3, $4, $NF}';
     touch memory/a shared/b sub/c; chown 9 shared/b; ls -ln memory shared sub | awk 'NF > 2 {print $3, $NF}';
     ip link set lo down && echo owns its network;
+    ping -c1 -W9 10.89.0.1 > /dev/null && echo reaches the node;
     (exec 3<>/dev/fuse); cat config/key; ls -d /sys/class/net/lo; cat /proc/sys/kernel/hostname; echo; echo done; exec sleep 3600
   hostUsers: false
   securityContext: {capabilities: {add: [NET_ADMIN]}, procMount: Unmasked}
@@ -135,6 +137,7 @@ spec:
 9 b
 0 c
 owns its network
+reaches the node
 /bin/sh: can't create /dev/fuse: No such device or address
 value/sys/class/net/lo
 all
