@@ -439,9 +439,9 @@ tty: true`),
 			},
 		},
 		{
-			"fsGroup", spec(`securityContext: {fsGroup: 1000}`),
+			"fsGroup", spec(`securityContext: {fsGroup: -1}`),
 			[]string{
-				`7:21: spec.securityContext.fsGroup: found a field of a Pod's securityContext that Berth does not have yet; remove it`,
+				`7:30: spec.securityContext.fsGroup: found -1; must be between 0 and 2147483647, inclusive`,
 			},
 		},
 		{
