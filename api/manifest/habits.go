@@ -89,6 +89,7 @@ var composeRenamed = map[string]string{
 	"read_only":         "spec.securityContext.readOnlyRootFilesystem",
 	"runtime":           "spec.runtimeClassName",
 	"shm_size":          "spec.shmSize",
+	"depends_on":        "spec.dependsOn",
 	"stop_grace_period": "spec.terminationGracePeriodSeconds",
 	"sysctls":           "spec.securityContext.sysctls",
 }
@@ -98,7 +99,6 @@ var composeRenamed = map[string]string{
 var composeMissing = map[string]string{
 	"build":        "build the image with another program, and name it in spec.image",
 	"configs":      "remove it",
-	"depends_on":   "remove it",
 	"deploy":       "write limits into spec.resources",
 	"env_file":     "write the variables into env",
 	"healthcheck":  "remove it",

@@ -710,7 +710,7 @@ volumeMounts: ["data:/data"]`),
 		{
 			"depends_on", spec(`depends_on: [db]`),
 			[]string{
-				`7:3: spec.depends_on: found a field of compose that Berth does not have yet; remove it`,
+				`7:3: spec.depends_on: found compose's name; write spec.dependsOn`,
 			},
 		},
 		{

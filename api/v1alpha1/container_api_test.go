@@ -374,6 +374,10 @@ func TestContainerRules(t *testing.T) {
 			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim",
 		},
 		{
+			"dependsOn", image + "dependsOn: []", image + "dependsOn: [{name: db, condition: Started}]",
+			"dependsOn is honoured by an agent without a cluster only",
+		},
+		{
 			"network of another Container", image + "network: {none: true}",
 			image + "network: {container: web}",
 			"network.container is honoured by an agent without a cluster only",

@@ -125,6 +125,9 @@ const (
 	ReasonNetworkFailed = "NetworkFailed"
 	// ReasonNetworkNotReady: the Container in whose network the container is to be has none yet.
 	ReasonNetworkNotReady = "NetworkNotReady"
+	// ReasonDependencyNotReady surfaces in Running while the container waits for one that dependsOn
+	// names.
+	ReasonDependencyNotReady = "DependencyNotReady"
 	// ReasonMissingClusterDNS surfaces in DNSConfigured when dnsPolicy asks for the cluster's servers
 	// and the agent does not know them: the container has the node's. The kubelet has the same word.
 	ReasonMissingClusterDNS = "MissingClusterDNS"

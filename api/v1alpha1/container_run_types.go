@@ -129,3 +129,25 @@ type SecurityContext struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(s, s.name in ['kernel.shm_rmid_forced', 'net.ipv4.ip_local_port_range', 'net.ipv4.ip_local_reserved_ports', 'net.ipv4.ip_unprivileged_port_start', 'net.ipv4.ping_group_range', 'net.ipv4.tcp_fin_timeout', 'net.ipv4.tcp_keepalive_intvl', 'net.ipv4.tcp_keepalive_probes', 'net.ipv4.tcp_keepalive_time', 'net.ipv4.tcp_rmem', 'net.ipv4.tcp_syncookies', 'net.ipv4.tcp_wmem'])",message="sysctls of a cluster may be kernel.shm_rmid_forced and, of net.ipv4, ip_local_port_range, ip_local_reserved_ports, ip_unprivileged_port_start, ping_group_range, tcp_fin_timeout, tcp_keepalive_intvl, tcp_keepalive_probes, tcp_keepalive_time, tcp_rmem, tcp_syncookies and tcp_wmem: remove the others"
 	Sysctls []corev1.Sysctl `json:"sysctls,omitempty"`
 }
+
+// Dependency is a Container that another one needs at its start.
+type Dependency struct {
+	// name of the Container.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// condition that the Container must meet: Started (its process runs, or has ended for good) or
+	// Completed (its process has ended for good, with exit code 0).
+	// +kubebuilder:validation:Enum=Started;Completed
+	Condition DependencyCondition `json:"condition"`
+}
+
+// DependencyCondition is the state that a dependency must be in.
+type DependencyCondition string
+
+const (
+	// DependencyStarted asks for a process that runs, or has ended for good.
+	DependencyStarted DependencyCondition = "Started"
+	// DependencyCompleted asks for a process that has ended for good, with exit code 0.
+	DependencyCompleted DependencyCondition = "Completed"
+)

@@ -42,6 +42,7 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.network) || !has(self.network.container) || size(self.network.container) == 0",message="network.container is honoured by an agent without a cluster only, since the other Container may be on another node: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, !has(m.mountPropagation) || m.mountPropagation != 'Bidirectional') || (has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged)",message="mountPropagation Bidirectional is for privileged containers: set securityContext.privileged, or use HostToContainer"
 // +kubebuilder:validation:XValidation:rule="!has(self.configChangeSignal) || (has(self.onConfigChange) && self.onConfigChange == 'Signal')",message="configChangeSignal is for onConfigChange Signal: set that, or remove configChangeSignal"
+// +kubebuilder:validation:XValidation:rule="!has(self.dependsOn) || size(self.dependsOn) == 0",message="dependsOn is honoured by an agent without a cluster only, since the other Container may be on another node: remove it"
 // +kubebuilder:validation:XValidation:rule="!has(self.devices) || size(self.devices) == 0 || !(has(self.securityContext) && has(self.securityContext.privileged) && self.securityContext.privileged)",message="a privileged container has all devices of the node: remove devices or privileged"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !has(self.volumeMounts) || self.volumeMounts.all(m, !(m.mountPath in ['/dev/shm', '/dev/shm/']))",message="one of volumeMounts replaces /dev/shm: remove shmSize or the mount"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !(has(self.hostIPC) && self.hostIPC)",message="a container in the node's IPC namespace has the node's /dev/shm: remove shmSize or hostIPC"
@@ -179,6 +180,14 @@ type ContainerSpec struct {
 	// dnsConfig adds servers, search domains and options to those of dnsPolicy.
 	// +optional
 	DNSConfig *DNSConfig `json:"dnsConfig,omitempty"`
+
+	// dependsOn has the container started only while each of these other Containers of the namespace
+	// is in a state. Honoured by an agent without a cluster.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	DependsOn []Dependency `json:"dependsOn,omitempty"`
 
 	// network says which network the container is in. Absent, and without hostNetwork, it is in
 	// the node's network for containers.

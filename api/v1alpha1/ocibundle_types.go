@@ -123,6 +123,12 @@ type OCIBundleSpec struct {
 	// +optional
 	Security *BundleSecurity `json:"security,omitempty"`
 
+	// dependsOn are the Containers that must be in a state when the container is started.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	DependsOn []Dependency `json:"dependsOn,omitempty"`
+
 	// network that the agent is to connect the container to, where config has a network namespace.
 	// Absent, the node's network for containers.
 	// +optional

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
@@ -56,9 +55,9 @@ func (s joinStage) Release(_ context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
-	s.unfollow(c.Key)
+	s.followers.unfollow(c.Key)
 	if namespace, name, ok := strings.Cut(name, "/"); ok {
-		s.wake(source.Key{Namespace: namespace, Name: name})
+		s.followers.wake(source.Key{Namespace: namespace, Name: name})
 	}
 	return nil
 }
@@ -70,7 +69,7 @@ func (s joinStage) Outdated(c *Container) (string, error) {
 	if key == (source.Key{}) || s.networks == nil {
 		return "", nil
 	}
-	s.follow(key, c.Key)
+	s.followers.follow(key, c.Key)
 	id, stays, err := s.networks.Membership(c.Dir)
 	if err != nil || id == "" {
 		return "", err
@@ -91,11 +90,8 @@ func (s joinStage) Outdated(c *Container) (string, error) {
 type joins struct {
 	Neighbours
 	networks *network.Networks
-	waker    func(source.Key)
-
-	mu sync.Mutex
-	// followers are the containers that are in the network of one, or wait for it.
-	followers map[source.Key]map[source.Key]bool
+	// followers of a container are in its network, or wait for it.
+	followers *Followers
 }
 
 // joinedKey returns the key of the Container in whose network a container is to be, or none.
@@ -113,7 +109,7 @@ func (j *joins) other(c *Container) (network.Neighbour, error) {
 		return network.Neighbour{}, errors.New("spec.network.container: found " + key.Name +
 			"; allowed: nothing, since this agent makes no networks")
 	}
-	j.follow(key, c.Key)
+	j.followers.follow(key, c.Key)
 	b := j.Bundle(key)
 	if b == nil || b.DeletionTimestamp != nil {
 		return network.Neighbour{}, pendingNetwork(fmt.Sprintf(
@@ -164,47 +160,6 @@ func (j *joins) notReady(c *Container, err error) error {
 func pendingNetwork(message string) *Pending {
 	return &Pending{
 		Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonNetworkNotReady, Message: message,
-	}
-}
-
-// follow has a container woken when something happens to the network of another one.
-func (j *joins) follow(other, follower source.Key) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.followers[other] == nil {
-		j.followers[other] = map[source.Key]bool{}
-	}
-	j.followers[other][follower] = true
-}
-
-func (j *joins) unfollow(follower source.Key) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for other, followers := range j.followers {
-		delete(followers, follower)
-		if len(followers) == 0 {
-			delete(j.followers, other)
-		}
-	}
-}
-
-// changed wakes those who follow a container.
-func (j *joins) changed(other source.Key) {
-	j.mu.Lock()
-	var keys []source.Key
-	for key := range j.followers[other] {
-		keys = append(keys, key)
-	}
-	j.mu.Unlock()
-	for _, key := range keys {
-		j.wake(key)
-	}
-}
-
-// wake does not wait: the caller's own worker may hold what the other needs.
-func (j *joins) wake(key source.Key) {
-	if j.waker != nil {
-		j.waker(key)
 	}
 }
 

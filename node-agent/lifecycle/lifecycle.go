@@ -187,8 +187,10 @@ type Config struct {
 	Users *userns.Ranges
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
-	// Neighbours has the other Containers, whose networks a container may join; optional.
+	// Neighbours has the other Containers, whose networks a container may join and on whose states its
+	// start may depend; optional. Followers are told of changes of these; optional.
 	Neighbours Neighbours
+	Followers  *Followers
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 }
@@ -196,16 +198,17 @@ type Config struct {
 // Stages returns the stages in the order of Ensure.
 func Stages(c Config) List {
 	variables, document := environmentStage{c.Node, c.Objects}, documentStage{c.CgroupParent}
-	joins := &joins{
-		Neighbours: c.Neighbours, networks: c.Networks, waker: c.Wake,
-		followers: map[source.Key]map[source.Key]bool{},
+	if c.Followers == nil {
+		c.Followers = NewFollowers(c.Wake)
 	}
+	joins := &joins{Neighbours: c.Neighbours, networks: c.Networks, followers: c.Followers}
 	return List{
 		handlerStage{c.Handlers},
 		objectsStage{variables},
 		variables,
 		filesStage{variables},
 		claimsStage{c.Claims, c.Volumes, &waiters{wake: c.Wake, keys: map[source.Key]bool{}}},
+		dependencyStage{c.Neighbours, c.Followers},
 		joinStage{joins},
 		imageStage{c.Pulls, c.Wake, variables},
 		commitStage{c.Pulls},

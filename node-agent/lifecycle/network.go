@@ -66,7 +66,7 @@ func (s networkStage) connect(ctx context.Context, c *Container, own bool) (stri
 		err = s.networks.AttachToNode(ctx, c.ID, c.Dir, want)
 	}
 	if err == nil {
-		s.joins.changed(c.Key)
+		s.joins.followers.Changed(c.Key)
 	}
 	return path, err
 }
@@ -75,7 +75,7 @@ func (s networkStage) connect(ctx context.Context, c *Container, own bool) (stri
 // losing that, they are woken, and find that they have to leave.
 func (s networkStage) wakeMembers(c *Container, err error) error {
 	if errors.Is(err, network.ErrJoined) {
-		s.joins.changed(c.Key)
+		s.joins.followers.Changed(c.Key)
 	}
 	return err
 }

@@ -77,5 +77,6 @@ func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress,
 		return err
 	}
 	w.told, w.toldFor, w.toldAt = status, known.UID, known.ResourceVersion
+	s.followers.Changed(w.key)
 	return nil
 }

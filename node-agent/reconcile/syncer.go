@@ -92,8 +92,10 @@ type Syncer struct {
 	stages   lifecycle.List
 	pulls    *lifecycle.Pulls
 	logs     *lifecycle.Logs
-	looking  chan struct{} // a token for each worker that may gather
-	measurer *measurer
+	// followers are woken when the status of another container has changed.
+	followers *lifecycle.Followers
+	looking   chan struct{} // a token for each worker that may gather
+	measurer  *measurer
 
 	ctx     context.Context // of Run
 	mu      sync.Mutex
@@ -136,12 +138,14 @@ func New(c Config) (*Syncer, error) {
 		logs:     &lifecycle.Logs{Dir: c.LogDir, Keep: c.KeepLogs, Clock: c.Clock, Log: c.Log},
 		workers:  map[source.Key]*worker{}, byID: map[string]source.Key{},
 	}
+	s.followers = lifecycle.NewFollowers(s.Changed)
 	s.stages = lifecycle.Stages(lifecycle.Config{
 		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Claims: c.Claims, Volumes: c.Volumes,
 		Pulls: s.pulls, Wake: s.Changed,
 		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
 		Neighbours: lifecycle.Neighbours{Bundle: c.Source.Get, Dir: c.Bundles.Dir},
+		Followers:  s.followers,
 		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot, Users: c.Users,
 	})
 	return s, nil

@@ -43,6 +43,7 @@ func table() map[string]entry {
 		"restartPolicy":                 agent,
 		"onConfigChange":                agent,
 		"configChangeSignal":            agent,
+		"dependsOn":                     agent,
 		"terminationGracePeriodSeconds": agent,
 		"restartBackOff.initialSeconds": agent,
 		"restartBackOff.maxSeconds":     agent,

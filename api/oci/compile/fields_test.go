@@ -193,6 +193,9 @@ func fieldCases() map[string]fieldCase {
 		}, func(s *spec) {
 			s.Networks = []v1alpha1.NetworkAttachment{{Name: "back", Aliases: []string{"db"}}}
 		}),
+		"dependsOn": refused("spec.dependsOn", func(s *spec) {
+			s.DependsOn = []v1alpha1.Dependency{{Name: "db", Condition: v1alpha1.DependencyStarted}}
+		}),
 		"network.container": refused("spec.network.container", func(s *spec) {
 			s.Network, s.Ports, s.SecurityContext.Sysctls = &v1alpha1.Network{Container: "web"}, nil, nil
 		}),

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -21,6 +23,7 @@ func life(d *draft) {
 	oneOf(d, d.path.Child("restartPolicy"), d.out.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
 	configChange(d)
+	dependencies(d)
 	d.out.TerminationGracePeriodSeconds = defaultGracePeriod
 	if g := d.in.TerminationGracePeriodSeconds; g != nil {
 		d.out.TerminationGracePeriodSeconds = *g
@@ -30,6 +33,31 @@ func life(d *draft) {
 	}
 	if p := d.in.ProgressDeadlineSeconds; p != nil && *p < 1 {
 		d.invalid(d.path.Child("progressDeadlineSeconds"), *p, "must be at least 1")
+	}
+}
+
+// dependencies passes on what must have happened before each start.
+func dependencies(d *draft) {
+	at, names := d.path.Child("dependsOn"), map[string]bool{}
+	if len(d.in.DependsOn) > 0 && !d.neighbours {
+		d.refuse(at, "is honoured by an agent without a cluster only, since the other Container may be on another node: remove it")
+		return
+	}
+	for i, dep := range d.in.DependsOn {
+		at := at.Index(i)
+		for _, msg := range validation.IsDNS1123Subdomain(dep.Name) {
+			d.invalid(at.Child("name"), dep.Name, msg)
+		}
+		if dep.Name == d.name {
+			d.invalid(at.Child("name"), dep.Name, "must be the name of another Container")
+		}
+		if names[dep.Name] {
+			d.faults = append(d.faults, field.Duplicate(at.Child("name"), dep.Name))
+		}
+		names[dep.Name] = true
+		oneOf(d, at.Child("condition"), dep.Condition, v1alpha1.DependencyStarted,
+			v1alpha1.DependencyCompleted)
+		d.out.DependsOn = append(d.out.DependsOn, dep)
 	}
 }
 

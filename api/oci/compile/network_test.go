@@ -77,3 +77,28 @@ func TestSameAddress(t *testing.T) {
 		}
 	}
 }
+
+// An agent without a cluster has a container wait for others. A change of that is no edit of what
+// runs.
+func TestDependsOn(t *testing.T) {
+	c := parse(t, "image: x\ndependsOn: [{name: db, condition: Started}, {name: job, condition: Completed}]")
+	b, faults := Bundle(c, Neighbours())
+	if len(faults) > 0 || len(b.DependsOn) != 2 || b.DependsOn[1] != c.Spec.DependsOn[1] ||
+		MinAgentRevision(b) != 3 {
+		t.Fatalf("found %v, %v", b, faults)
+	}
+	if RunDigest(c.Spec) != RunDigest(parse(t, "image: x").Spec) {
+		t.Error("found another digest of what runs")
+	}
+	c = parse(t, "image: x\ndependsOn: [{name: A_b, condition: Ready}, {name: x}, {name: x, condition: Started}]")
+	c.Name = "x"
+	_, faults = Bundle(c, Neighbours())
+	var found []string
+	for _, f := range faults {
+		found = append(found, strings.TrimPrefix(f.Field, "spec.dependsOn"))
+	}
+	want := "[0].name [0].condition [1].name [1].condition [2].name [2].name"
+	if got := strings.Join(found, " "); got != want {
+		t.Errorf("found faults of %s; want %s", got, want)
+	}
+}

@@ -63,6 +63,10 @@ func revisions() map[string]int32 {
 		"onConfigChange":     3,
 		"configChangeSignal": 3,
 
+		"dependsOn":             3,
+		"dependsOn[].name":      3,
+		"dependsOn[].condition": 3,
+
 		"network":      2,
 		"network.none": 2,
 

@@ -19,6 +19,7 @@ func RunDigest(spec v1alpha1.ContainerSpec) string {
 	spec.RestartPolicy, spec.ImagePullPolicy, spec.OnConfigChange = "", "", ""
 	spec.ConfigChangeSignal = ""
 	spec.RestartBackOff, spec.Logging, spec.ImagePullSecrets = nil, nil, nil
+	spec.DependsOn = nil
 	spec.TerminationGracePeriodSeconds, spec.ProgressDeadlineSeconds = nil, nil
 	text, err := json.Marshal(spec)
 	if err != nil {
