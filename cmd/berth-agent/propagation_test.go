@@ -36,6 +36,11 @@ func TestMountPropagation(t *testing.T) {
 			"  volumeMounts: [{name: v, mountPath: /v, mountPropagation: "+mode+"}]\n"+
 			"  terminationGracePeriodSeconds: 1\n")
 	}
+	gone := func(name string) {
+		t.Helper()
+		h.remove(name + ".yaml")
+		h.until(name+" is gone", func() bool { return h.get(name) == nil })
+	}
 	there := func(path string) bool {
 		_, err := os.Stat(path)
 		return err == nil
@@ -49,19 +54,18 @@ func TestMountPropagation(t *testing.T) {
 	if there(dir + "/kept/file") {
 		t.Error("a mount of a HostToContainer volume is on the node")
 	}
-	h.removeAll("makes.yaml")
+	gone("makes")
 	if !there(dir + "/made/file") {
 		t.Error("the mount has gone with its container")
 	}
 	if err := unix.Unmount(dir+"/made", 0); err != nil {
 		t.Errorf("unmount what the container mounted: %v", err)
 	}
-	h.removeAll("looks.yaml")
 
-	h.raw("sample.yaml", strings.ReplaceAll(sample(t, "standalone/bidirectional.yaml"),
+	h.raw("bidirectional.yaml", strings.ReplaceAll(sample(t, "standalone/bidirectional.yaml"),
 		"/run/berth-samples", dir))
 	h.until("the mount of the sample", func() bool { return there(dir + "/scratch/file") })
-	h.removeAll("sample.yaml")
+	gone("bidirectional")
 	if there(dir + "/scratch/file") {
 		t.Error("the sample has left its mount")
 	}
@@ -76,7 +80,7 @@ func TestMountPropagation(t *testing.T) {
 			c.Status.State.Waiting.Message, "spec.volumeMounts[/v].mountPropagation: found Bidirectional, and "+
 				dir+" on the mount "+dir+", which is not shared")
 	})
-	h.removeAll("refused.yaml")
+	h.removeAll("looks.yaml", "refused.yaml")
 	h.unmount("shared")
 	if left := h.leftovers(); left != (counts{}) {
 		t.Errorf("found %+v left", left)
