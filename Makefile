@@ -101,7 +101,7 @@ RACE_PACKAGES := ./controllers ./cmd/berth-agent ./node-agent/supervisor ./node-
   ./node-agent/source/kubernetes ./cmd/berth-controller ./cmd/berth ./node-agent/image ./node-agent/reconcile \
   ./node-agent/ociruntime/launch ./node-agent/ociruntime/plan ./node-agent/ociruntime/cgroup ./node-agent/ociruntime/resctrl \
   ./node-agent/ociruntime/seccomp ./node-agent/lifecycle ./node-agent/bundle ./node-agent/handler ./node-agent/registration \
-  ./node-agent/agent ./node-agent/claim ./node-agent/crilog ./node-agent/network ./node-agent/standalone ./node-agent/supervision ./node-agent/supervisor/... ./controllers/... ./internal/...
+  ./node-agent/agent ./node-agent/claim ./node-agent/crilog ./node-agent/nameserver ./node-agent/network ./node-agent/standalone ./node-agent/supervision ./node-agent/supervisor/... ./node-agent/userns ./controllers/... ./internal/...
 
 # The detector wants cgo. hack/race-exec.sh has the tests of each package.
 .PHONY: test-race
