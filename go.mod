@@ -38,8 +38,6 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
-require github.com/moby/profiles/apparmor v0.1.0 // indirect
-
 require (
 	github.com/aperturerobotics/protobuf-go-lite v0.14.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/moby/profiles/apparmor"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/node-agent/bundle"
@@ -25,13 +24,13 @@ type securityStage struct {
 func (*securityStage) Name() string { return "security" }
 func (*securityStage) Scope() Scope { return PerRun }
 
-func (s *securityStage) Ensure(_ context.Context, c *Container) error {
+func (s *securityStage) Ensure(ctx context.Context, c *Container) error {
 	wanted := c.Bundle.Spec.Security
 	if wanted == nil {
 		return nil
 	}
 	if wanted.AppArmorProfile != nil {
-		profile, err := s.appArmor(wanted.AppArmorProfile, appArmorEnabled())
+		profile, err := s.appArmor(ctx, wanted.AppArmorProfile, appArmorEnabled())
 		if err != nil {
 			return fmt.Errorf("spec.securityContext.appArmorProfile.%w", err)
 		}
@@ -49,13 +48,9 @@ func (s *securityStage) Ensure(_ context.Context, c *Container) error {
 
 func (*securityStage) Release(context.Context, *Container) error { return nil }
 
-// defaultAppArmorProfile is the name under which the agent loads the profile of RuntimeDefault,
-// which is docker's.
-const defaultAppArmorProfile = "berth-default"
-
 // appArmor returns the process's profile. As the kubelet does, it refuses a profile on a node whose
 // kernel has not enabled AppArmor.
-func (s *securityStage) appArmor(p *corev1.AppArmorProfile, enabled bool) (string, error) {
+func (s *securityStage) appArmor(ctx context.Context, p *corev1.AppArmorProfile, enabled bool) (string, error) {
 	if p.Type == corev1.AppArmorProfileTypeUnconfined {
 		if enabled {
 			return "unconfined", nil // else it would be the supervisor's own
@@ -69,7 +64,7 @@ func (s *securityStage) appArmor(p *corev1.AppArmorProfile, enabled bool) (strin
 	if p.Type == corev1.AppArmorProfileTypeLocalhost && p.LocalhostProfile != nil {
 		name := *p.LocalhostProfile
 		// Without securityfs the runtime finds out.
-		if loaded, err := apparmor.IsLoaded(name); err == nil && !loaded {
+		if loaded, err := appArmorLoaded(name); err == nil && !loaded {
 			return "", fmt.Errorf("localhostProfile: found %q, which is not loaded on this node;"+
 				" allowed: a profile that aa-status lists", name)
 		}
@@ -77,10 +72,10 @@ func (s *securityStage) appArmor(p *corev1.AppArmorProfile, enabled bool) (strin
 	}
 	s.installing.Lock()
 	defer s.installing.Unlock()
-	if loaded, err := apparmor.IsLoaded(defaultAppArmorProfile); err == nil && loaded {
+	if loaded, err := appArmorLoaded(defaultAppArmorProfile); err == nil && loaded {
 		return defaultAppArmorProfile, nil
 	}
-	if err := apparmor.InstallDefault(defaultAppArmorProfile); err != nil {
+	if err := loadAppArmor(ctx); err != nil {
 		return "", fmt.Errorf("type: found RuntimeDefault, whose profile cannot be loaded: %w", err)
 	}
 	return defaultAppArmorProfile, nil
