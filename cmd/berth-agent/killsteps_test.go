@@ -238,7 +238,7 @@ var connected = stepScenario{
 		r.manifest("Never",
 			"echo start >>$NOTES; hostname -i; echo $IP; grep -c 192.0.2.7 /etc/hosts /etc/resolv.conf; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7",
 			"  ports: [{containerPort: 80, hostPort: 8080}]\n  dnsPolicy: ClusterFirst\n"+
-				"  hostAliases: [{ip: 192.0.2.7, hostnames: [db]}]\n  dnsConfig: {searches: [192.0.2.7.example]}\n")
+				"  hostAliases: [{ip: 192.0.2.7, hostnames: [db]}]\n  dnsConfig: {searches: [192.0.2.7.example], nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3]}\n")
 	},
 	over: func(r *stepRun) bool {
 		if r.removed {

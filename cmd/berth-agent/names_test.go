@@ -180,7 +180,7 @@ func TestStandaloneDNS(t *testing.T) {
 			t.Errorf("cluster: found\n%s\nwant %q", got, want)
 		}
 	}
-	got, _ = h.names("host", 0)
+	got, hostPID := h.names("host", 0)
 	for _, want := range []string{
 		"== hosts\n# Kubernetes-managed hosts file (host network).\n", written + node + "\n",
 		"nameserver 10.96.0.10\nnameserver fd00::a\noptions ndots:5\n",
@@ -205,15 +205,15 @@ func TestStandaloneDNS(t *testing.T) {
 	h.flags = nil
 	h.start()
 	h.until("the agent has started", func() bool { return strings.Contains(h.does("status"), "cluster") })
-	if reason := h.dnsNotice("cluster"); reason != "" {
+	if reason := h.dnsNotice("host"); reason != "" {
 		t.Errorf("before its next start: found DNSConfigured with %s; want none", reason)
 	}
-	for _, pid := range []int64{pid, clusterPID} {
+	for _, pid := range []int64{pid, clusterPID, hostPID} {
 		if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got, clusterPID = h.names("cluster", clusterPID)
+	got, _ = h.names("cluster", clusterPID)
 	// What else the file has is the node's.
 	if strings.Contains(got, "10.96.0.10") || !regexp.MustCompile(`\noptions (.* )?ndots:2[ \n]`).MatchString(got) {
 		t.Errorf("without a cluster: found\n%s", got)
@@ -222,8 +222,9 @@ func TestStandaloneDNS(t *testing.T) {
 	if got, _ := h.names("pod", pid); got != want {
 		t.Errorf("after a restart: found\n%s\nwant\n%s", got, want)
 	}
+	_, hostPID = h.names("host", hostPID)
 	h.until("the condition is there", func() bool {
-		return h.dnsNotice("cluster") == v1alpha1.ReasonMissingClusterDNS
+		return h.dnsNotice("host") == v1alpha1.ReasonMissingClusterDNS
 	})
 	if out := h.does("status"); !strings.Contains(out, "the agent of the node has no --cluster-dns") {
 		t.Errorf("berth-agent status: found\n%s\nwant the notice", out)
@@ -231,12 +232,12 @@ func TestStandaloneDNS(t *testing.T) {
 	h.signal(unix.SIGKILL)
 	h.flags = []string{"--cluster-dns=10.96.0.10"}
 	h.start()
-	if err := unix.Kill(int(clusterPID), unix.SIGKILL); err != nil {
+	if err := unix.Kill(int(hostPID), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	h.names("cluster", clusterPID)
+	h.names("host", hostPID)
 	h.until("the condition is gone", func() bool {
-		return h.get("cluster").Status.State.Running != nil && h.dnsNotice("cluster") == ""
+		return h.get("host").Status.State.Running != nil && h.dnsNotice("host") == ""
 	})
 
 	h.removeAll("pod.yaml", "cluster.yaml", "host.yaml", "long.yaml")

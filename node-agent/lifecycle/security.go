@@ -50,7 +50,9 @@ func (*securityStage) Release(context.Context, *Container) error { return nil }
 
 // appArmor returns the process's profile. As the kubelet does, it refuses a profile on a node whose
 // kernel has not enabled AppArmor.
-func (s *securityStage) appArmor(ctx context.Context, p *corev1.AppArmorProfile, enabled bool) (string, error) {
+func (s *securityStage) appArmor(ctx context.Context, p *corev1.AppArmorProfile, enabled bool) (
+	string, error,
+) {
 	if p.Type == corev1.AppArmorProfileTypeUnconfined {
 		if enabled {
 			return "unconfined", nil // else it would be the supervisor's own

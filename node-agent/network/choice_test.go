@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // twoNetworks gives the node two bridges, front and back, of which the second maps ports, and a
@@ -53,6 +55,7 @@ func (n *node) inside(id string, args ...string) string {
 
 // A container is in several networks by name, and each device and address goes with it.
 func TestSeveralNetworks(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.twoNetworks()
 	want := Wanted{
@@ -90,6 +93,7 @@ func TestSeveralNetworks(t *testing.T) {
 // An agent is killed between the first and the second network: the next one undoes both, also what
 // it cannot know of.
 func TestKilledBetweenTwoNetworks(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.twoNetworks()
 	n.conf("back.conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"back","plugins":[
@@ -127,6 +131,7 @@ func TestKilledBetweenTwoNetworks(t *testing.T) {
 
 // Networks that a node does not have, and what they cannot do, are refused.
 func TestNetworksAreRefused(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.twoNetworks()
 	for _, tc := range []struct {
@@ -163,6 +168,7 @@ func TestNetworksAreRefused(t *testing.T) {
 
 // Aliases reach a plugin that has the capability, in the form of podman's plugin dnsname.
 func TestAliasesOfAPlugin(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	noted := n.twoNetworks()
 	n.conf("front.conflist", `{"cniVersion":"1.0.0","name":"front","plugins":[{"type":"note","capabilities":{"aliases":true}}]}`)

@@ -8,10 +8,13 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestFirst: until one container has been connected, each is connected alone.
 func TestFirst(t *testing.T) {
+	leaktest.Check(t)
 	var f first
 	var wg sync.WaitGroup
 	var began, now atomic.Int32

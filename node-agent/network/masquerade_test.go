@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -57,6 +58,7 @@ func ruleset(t *testing.T) string {
 // Without iptables, ports and the way out are rules of nftables. An agent that comes after finds
 // the bridge's rules, and adds none. A container's rules go with it.
 func TestWithoutIptables(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	plugins := builtPlugins(t)
 	n := newNode(t)
@@ -115,6 +117,7 @@ func TestWithoutIptables(t *testing.T) {
 // A node that has no program for its rules is said to lack it, and so is one whose plugins need
 // iptables.
 func TestWithoutFirewall(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	for want, programs := range map[string][]string{
 		"found neither iptables nor nft in PATH":                           nil,

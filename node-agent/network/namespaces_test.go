@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -45,6 +46,7 @@ func testNamespaces(t *testing.T) Namespaces {
 
 // A namespace is created once, has loopback, and no thread of the agent stays in it.
 func TestNamespaceIsPinned(t *testing.T) {
+	leaktest.Check(t)
 	n := testNamespaces(t)
 	own := inode(t, "/proc/self/ns/net")
 	var wg sync.WaitGroup
@@ -97,6 +99,7 @@ func TestNamespaceIsPinned(t *testing.T) {
 
 // An agent that was killed between creating the file and mounting the namespace leaves a file.
 func TestNamespaceOfAKilledAgent(t *testing.T) {
+	leaktest.Check(t)
 	n := testNamespaces(t)
 	if err := os.MkdirAll(n.Dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -169,6 +170,7 @@ func (n *node) left() []string {
 
 // Containers that are connected at the same time have addresses of their own, and leave nothing.
 func TestTwentyAtOnce(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	var wg sync.WaitGroup
 	for i := range 20 {
@@ -216,6 +218,7 @@ func TestTwentyAtOnce(t *testing.T) {
 // What is recorded decides how a container is connected: not at all where it asks for no network,
 // and anew where it asks for other ports.
 func TestAttachFollowsWhatIsWanted(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	first := n.attach("c", Wanted{})
 	if again := n.attach("c", Wanted{}); !slices.Equal(again, first) {
@@ -253,6 +256,7 @@ func TestAttachFollowsWhatIsWanted(t *testing.T) {
 // A boot takes the namespace, the devices and the rules, and not the addresses of a configuration
 // list that keeps them on disk.
 func TestAttachAfterABoot(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	leases := filepath.Join(n.dir, "leases")
 	n.conf("10-net.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"net","plugins":[
@@ -276,6 +280,7 @@ func TestAttachAfterABoot(t *testing.T) {
 
 // A start that fails takes back what the plugins before have done, and names the plugin.
 func TestAttachThatFails(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.plugin("last", versionReply+
 		`if [ $CNI_COMMAND = ADD ]; then echo '{"code":100,"msg":"no room"}'; exit 1; fi`)
@@ -311,6 +316,7 @@ func TestAttachThatFails(t *testing.T) {
 // An agent that was killed while a plugin ran leaves a record without an end, and the result of the
 // plugin before: the next one removes all that any plugin may have done.
 func TestAttachOfAKilledAgent(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.attach("c", Wanted{Ports: []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}})
 	f := n.container("c")
@@ -349,6 +355,7 @@ func TestAttachOfAKilledAgent(t *testing.T) {
 
 // Nothing is done for a container while a plugin of a killed agent still runs for it.
 func TestAttachWaitsForOrphans(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	order := filepath.Join(n.dir, "order")
 	n.plugin("slow", versionReply+`echo $CNI_COMMAND >>`+order+`
@@ -368,6 +375,7 @@ echo '{"cniVersion":"1.0.0"}'`)
 
 // A plugin that fails may leave a process, too: nothing is undone before that has ended.
 func TestAttachThatFailsWaitsForOrphans(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	order := filepath.Join(n.dir, "order")
 	n.plugin("slow", versionReply+`echo $CNI_COMMAND >>`+order+`
@@ -384,6 +392,7 @@ if [ $CNI_COMMAND = ADD ]; then (sleep 0.5; echo late >>`+order+`) >/dev/null 2>
 
 // An agent disconnects what belongs to no container, and leaves what does.
 func TestPrune(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	ports := Wanted{Ports: []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}}
 	n.attach("gone", ports)
@@ -419,6 +428,7 @@ func TestPrune(t *testing.T) {
 
 // TestPruneIsInterrupted: an agent that ends disconnects no more containers, and executes no plugin.
 func TestPruneIsInterrupted(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.attach("gone", Wanted{})
 	if err := os.RemoveAll(filepath.Join(n.dir, "bundles/gone")); err != nil {
@@ -442,6 +452,7 @@ func TestPruneIsInterrupted(t *testing.T) {
 // TestPruneGoesOn: a container that cannot be disconnected keeps no other from it, and leaves no
 // directory that nothing removes.
 func TestPruneGoesOn(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	addresses := map[string][]netip.Addr{}
 	for _, id := range []string{"a", "b", "c"} {
@@ -479,6 +490,7 @@ func TestPruneGoesOn(t *testing.T) {
 // TestPruneIsAlone: nothing is collected of a container that is connected while that begins, and
 // none is connected until all that collects has ended, also if an agent was killed.
 func TestPruneIsAlone(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	order := filepath.Join(n.dir, "order")
 	n.plugin("slow", `cat >`+n.dir+`/$CNI_COMMAND
@@ -525,6 +537,7 @@ echo '{"cniVersion":"1.1.0"}'`)
 
 // TestAttachIsBusy: a plugin that does not end is not waited for without end.
 func TestAttachIsBusy(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.patience = 50 * time.Millisecond
 	f := n.container("c")
@@ -547,6 +560,7 @@ func TestAttachIsBusy(t *testing.T) {
 // TestIptablesHangs: another process may hold the lock of iptables for good. A rule is added only if
 // iptables has said that there is none.
 func TestIptablesHangs(t *testing.T) {
+	leaktest.Check(t)
 	for name, tc := range map[string]struct{ script, want, calls string }{
 		"hangs":   {"exec sleep 1000", "iptables: did not end within 50ms", "-C\n"},
 		"killed":  {"kill -9 $$", "iptables: signal: killed", "-C\n"},
@@ -584,6 +598,7 @@ func TestIptablesHangs(t *testing.T) {
 // An address that is given up while they are read, and one that host-local has not given to a
 // container yet, are no container's.
 func TestLeasesThatChange(t *testing.T) {
+	leaktest.Check(t)
 	b := &Bridge{RunDir: t.TempDir()}
 	dir := filepath.Join(b.addressDir(), b.Name())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -607,6 +622,7 @@ func TestLeasesThatChange(t *testing.T) {
 
 // A container whose record cannot be read gives up its ports, too.
 func TestDetachOfAnUnreadableRecord(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	dir := t.TempDir()
 	n := New(&Networks{
@@ -639,6 +655,7 @@ func TestDetachOfAnUnreadableRecord(t *testing.T) {
 
 // Without plugins containers have loopback alone, and ports are refused with what to install.
 func TestWithoutPlugins(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.BinDirs = n.BinDirs[:1]
 	if got := n.attach("c", Wanted{}); len(got) > 0 {
@@ -655,6 +672,7 @@ func TestWithoutPlugins(t *testing.T) {
 
 // Subnets of the bridge are chosen so that they collide with no route of the node.
 func TestSubnets(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	prefix := netip.MustParsePrefix
 	ip := func(args ...string) {
@@ -695,6 +713,7 @@ func TestSubnets(t *testing.T) {
 
 // A record of a newer agent is not guessed at.
 func TestRecordOfANewerVersion(t *testing.T) {
+	leaktest.Check(t)
 	f := looseFiles(t.TempDir())
 	text, err := json.Marshal(record{Version: recordVersionSeveral + 1})
 	if err == nil {
@@ -711,6 +730,7 @@ func TestRecordOfANewerVersion(t *testing.T) {
 
 // The configuration of one plugin is a network, too.
 func TestConfigurationOfOnePlugin(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.conf("10-net.conf",
 		fmt.Sprintf(
@@ -731,6 +751,7 @@ func TestConfigurationOfOnePlugin(t *testing.T) {
 
 // Two containers have a port only if no packet can be for both.
 func TestPortsCollide(t *testing.T) {
+	leaktest.Check(t)
 	port := func(ip, protocol string, n int32) PortMapping {
 		return PortMapping{HostPort: n, ContainerPort: 80, Protocol: protocol, HostIP: ip}
 	}
@@ -765,6 +786,7 @@ func TestPortsCollide(t *testing.T) {
 
 // A port that a process of the node has is refused by the name of the process.
 func TestPortOfAProcess(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	for _, network := range []string{"tcp", "udp"} {
 		var address net.Addr
@@ -801,6 +823,7 @@ func TestPortOfAProcess(t *testing.T) {
 // A container with an address of one family and a port of the node keeps its connection: it is
 // found to be as it was.
 func TestPortOfOneFamily(t *testing.T) {
+	leaktest.Check(t)
 	for name, subnet := range map[string]string{"IPv4": "10.232.0.0/24", "IPv6": "fd00:232::/64"} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)

@@ -11,11 +11,14 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestImageUses: the images of all containers are in use, and those that start will have theirs. If
 // a record cannot be read, nothing is known.
 func TestImageUses(t *testing.T) {
+	leaktest.Check(t)
 	root, err := bundle.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
