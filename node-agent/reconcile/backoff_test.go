@@ -89,6 +89,7 @@ func TestBackOffOfTheBundle(t *testing.T) {
 	b.runs(3)
 
 	b.setBackOff(50, 3000)
+	b.look() // else the end may be noted first, and its wait be that of the earlier edit
 	b.exit(1)
 	b.untilBackOff(200 * time.Second)
 	b.clock.Step(60 * time.Second)
@@ -97,6 +98,7 @@ func TestBackOffOfTheBundle(t *testing.T) {
 	b.run()
 	b.runs(4) // at once
 	b.setBackOff(0, 3)
+	b.look()
 	b.exit(1)
 	b.untilBackOff(3 * time.Second)
 	b.setBackOff(0, 0)
