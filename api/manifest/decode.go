@@ -23,7 +23,7 @@ const maxNodes = 1 << 18
 type decoder struct {
 	// secret hides the values of data in messages.
 	secret bool
-	line   int    // that of the file at which the document's text begins
+	line   int    // line of the file at which the document's text begins
 	item   string // the path of the document in a List, or ""
 	visits int
 	large  bool // more than maxNodes were visited
@@ -52,7 +52,7 @@ func (d *decoder) fault(n *yaml.Node, at *field.Path, message string, others ...
 	d.touched = append(append(d.touched, path), others...)
 }
 
-// below returns the path of a field in the document, with that of the document's place in a List.
+// below returns the path of a field in the document. Before it is the document's place in a List.
 func (d *decoder) below(path string) string {
 	if d.item == "" || path == "" {
 		return d.item + path

@@ -255,7 +255,7 @@ func TestContainerRules(t *testing.T) {
 		},
 		{
 			"name of a network", image + "networks: [{name: a_b.c-d}]", image + "networks: [{name: a/b}]",
-			"is that of a CNI configuration",
+			"networks name CNI configurations: correct the name",
 		},
 		{
 			"alias", image + "networks: [{aliases: [a]}]", image + "networks: [{aliases: [a, -b]}]",

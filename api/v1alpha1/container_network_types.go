@@ -19,7 +19,7 @@ type NetworkAttachment struct {
 	// name of a CNI configuration of the node. Absent, the node's network for containers.
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-zA-Z0-9][a-zA-Z0-9_.-]*$')",message="name of a network is that of a CNI configuration: letters, digits, '_', '.' and '-'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-zA-Z0-9][a-zA-Z0-9_.-]*$')",message="networks name CNI configurations: correct the name to letters, digits, '_', '.' and '-'"
 	Name string `json:"name,omitempty"`
 	// aliases are further names of the container in this network.
 	// +optional

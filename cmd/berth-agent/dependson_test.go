@@ -42,7 +42,7 @@ func TestStandaloneDependsOn(t *testing.T) {
 	h.write("job.yaml", job("exit 1"))
 	h.untilDependencyNotReady("app", "dependsOn[0]: found job, which has failed")
 	h.write("job.yaml", job("while [ ! -e /n/go ]; do sleep 0.02; done; echo done"))
-	h.untilDependencyNotReady("app", "dependsOn[0]: found job, which has not ended")
+	h.untilDependencyNotReady("app", "dependsOn[0]: found job, which is not Completed")
 	h.signal(unix.SIGKILL)
 	if err := os.WriteFile(h.path("go"), nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -30,8 +30,8 @@ func imageCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "image",
 		Short: "List, pull, pin and remove the images of the node",
-		Long: `The images of the node are those of the containers of the agent with --state-dir, and those that
-were pulled before. These commands work beside the agent and without it, also on a node of a
+		Long: `The images of the node: the images of the containers of the agent with --state-dir, and all others
+that were pulled before. These commands work beside the agent and without it, also on a node of a
 cluster.`,
 		Example: "  berth-agent image ls\n  berth-agent image pull docker.io/library/busybox:1.37\n" +
 			"  berth-agent image rm docker.io/library/busybox:1.37\n  berth-agent image prune --all",
@@ -224,9 +224,9 @@ the node may use the image then.`,
 		},
 	}
 	c.Flags().StringVar(&o.RegistryConfig, "registry-config", "",
-		"`file` of credentials for registries; absent, that of the agent")
+		"`file` of credentials for registries; absent, the agent's")
 	c.Flags().StringVar(&o.RegistryHosts, "registry-hosts-dir", "",
-		"`directory` of mirrors and certificates of registries; absent, that of the agent")
+		"`directory` of mirrors and certificates of registries; absent, the agent's")
 	return c
 }
 

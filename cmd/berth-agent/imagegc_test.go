@@ -66,7 +66,7 @@ func TestStandaloneImageGC(t *testing.T) {
 		return strings.Contains(string(log), "msg=\"garbage collection of images found nothing to remove\"")
 	})
 	if got := h.imagesLeft(); got != "a b" {
-		t.Errorf("found the images %q; want those of the containers", got)
+		t.Errorf("found the images %q; want the images of the containers", got)
 	}
 	h.signal(unix.SIGKILL)
 	h.start()

@@ -13,8 +13,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// noVersion is a resource version that no object has: that of an etcd in which nothing was ever
-// written. With it server-side apply creates an object, and ends in a conflict where one exists.
+// noVersion is a resource version that no object has: the version of an etcd in which nothing was
+// ever written. With it server-side apply creates an object, and ends in a conflict where one
+// exists.
 const noVersion = "1"
 
 // Configuration returns an object in the form of server-side apply: no status, and no field that is

@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/node-agent/lifecycle"
 )
 
-// RegistryFiles returns the files with the node's credentials for registries; config is that of
+// RegistryFiles returns the files with the node's credentials for registries; config is the file of
 // --registry-config. In a cluster they are for every namespace, so what root has logged in to for
 // itself is not among them.
 func RegistryFiles(config string, alone bool, log *slog.Logger) dockerconfig.Files {

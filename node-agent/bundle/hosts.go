@@ -21,7 +21,7 @@ const (
 
 // ownHosts returns /etc/hosts of a container with a network namespace of its own, in the layout of
 // the kubelet's managedHostsFileContent. Its names have its addresses or, if there is loopback
-// alone, that of loopback. So have more names, those of a container that has joined it.
+// alone, the address of loopback. more are names of a container that has joined it.
 func (n Names) ownHosts(hostname, domain string, more ...string) []byte {
 	var b bytes.Buffer
 	if n.Wanted != nil {

@@ -15,7 +15,7 @@ import (
 
 // Users are the ids that files get for a container with a user namespace.
 type Users struct {
-	// Namespace maps the ids on disk to them, and First is that of root.
+	// Namespace maps the ids on disk to these ids. First is the id of root.
 	Namespace *os.File
 	First     uint32
 }
@@ -26,7 +26,7 @@ func (d Dir) layersDir() string { return d.File("layers") }
 
 // mapLayers mounts layers with other ids, and returns their new paths. The mounts are below one
 // mount, with which they go. The writable layer is new, and has these ids on disk: overlayfs
-// creates files in it as root, which is none of them.
+// creates files in it as the node's root, whose id the container does not have.
 func (d Dir) mapLayers(layers []string, users *Users) (mapped []string, err error) {
 	if err := os.Chown(d.File("upper"), int(users.First), int(users.First)); err != nil {
 		return nil, fmt.Errorf("make rootfs: %w", err)

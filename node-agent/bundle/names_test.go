@@ -52,7 +52,8 @@ func mounted(s *specs.Spec) string {
 	return strings.Join(out, " ")
 }
 
-// The files of a container that has joined a network are those of the network's own, with its names.
+// A container that has joined a network has the files of the network's own container, with its own
+// names.
 func TestNamesOfJoined(t *testing.T) {
 	spec := specWith()
 	files, _, err := nameFiles(spec, Names{

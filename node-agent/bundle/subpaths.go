@@ -29,7 +29,7 @@ func (d Dir) subPathsDir() string { return d.File("subpaths") }
 //
 // A volume is hostile: containers write to it, also at this moment. A path is opened beneath the
 // volume, and the opened file is mounted, so no link leads outside. New mounts of the node appear
-// below these mounts, but none of these appears on the node: to unmount them removes nothing else.
+// below these mounts, but these do not appear on the node: to unmount them removes nothing else.
 func (d Dir) MountSubPaths(
 	list []v1alpha1.BundleSubPath, variables environment.Variables,
 ) (err error) {

@@ -101,9 +101,9 @@ func (d disk) missing(low int) space {
 }
 
 // Collect removes images as the policy says, those first whose last use is longest ago, and what
-// killed processes and failed pulls have left. It keeps images that users has, those that are
-// pinned, and those of which a container becomes a user or which are pulled while it runs. It notes
-// the use of those in use. It may be repeated, and killed, at any time.
+// killed processes and failed pulls have left. It keeps pinned images, images that users has, and
+// images that are pulled, or get a user, while it runs. It notes that images with users are in use.
+// It may be repeated, and killed, at any time.
 func (s *Store) Collect(ctx context.Context, p CollectPolicy, users Users) (Collected, error) {
 	var c Collected
 	before, err := s.usage()

@@ -232,7 +232,7 @@ func TestCollectBesideStart(t *testing.T) {
 	}
 }
 
-// TestCollectBesidePull: the layers of a pull under way stay, and those of one that failed go when
+// TestCollectBesidePull: the layers of a pull under way stay, and layers of a failed pull go when
 // the disk is full.
 func TestCollectBesidePull(t *testing.T) {
 	leaktest.Check(t)

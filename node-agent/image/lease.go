@@ -20,8 +20,8 @@ import (
 )
 
 // lease keeps an image: a shared flock(2) of its record, which only a process that removes the
-// image locks exclusively. It ends with the process and takes no room on the disk. The time of the
-// last change of the file is that of the image's last use.
+// image locks exclusively. It ends with the process and takes no room on the disk. The image was
+// last used when the file was last changed.
 type lease struct {
 	f      *os.File
 	once   sync.Once

@@ -38,7 +38,8 @@ type Stored struct {
 	Size int64
 	// Created is as the configuration says, which is hostile; zero if it is not known.
 	Created time.Time
-	// Pulled is the time of unpacking, and LastUsed that of the last start or look that found a user.
+	// Pulled is the time of unpacking, and LastUsed the time of the last start or look that found a
+	// user.
 	Pulled, LastUsed time.Time
 	// Pinned says that garbage collection must not remove the image.
 	Pinned bool

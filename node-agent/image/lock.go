@@ -196,7 +196,8 @@ func (s *Store) removeDeadSessions() error {
 	return nil
 }
 
-// openSession creates this process's directory for unfinished work, and removes those of dead ones.
+// openSession creates this process's directory for unfinished work, and removes the
+// directories of dead processes.
 func (s *Store) openSession(ctx context.Context) error {
 	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
 	if err != nil {

@@ -320,6 +320,6 @@ func (s *Store) removePartial(all bool) (freed space, err error) {
 	return freed, errors.Join(errs...)
 }
 
-// isOld reports whether a file was last changed, or renamed, longer than age ago. The time of a
-// layer's directory is that of its unpacking.
+// isOld reports whether a file was last changed, or renamed, longer than age ago. A
+// layer's directory was last changed when the layer was unpacked.
 func isOld(info os.FileInfo, age time.Duration) bool { return time.Since(info.ModTime()) > age }

@@ -156,7 +156,7 @@ func (s *registry) fetchRest(ctx context.Context, t *transfer, progress func(int
 	return t.copy(ctx, resp.Body, watchdog, progress)
 }
 
-// isRest reports whether a Content-Range (RFC 9110, section 14.4) is that of all bytes from an
+// isRest reports whether a Content-Range (RFC 9110, section 14.4) names all bytes from an
 // offset on.
 func isRest(content string, from, size int64) bool {
 	rest, ok := strings.CutPrefix(content, fmt.Sprintf("bytes %d-%d/", from, size-1))

@@ -71,7 +71,7 @@ func (s dependencyStage) unmet(of source.Key, d v1alpha1.Dependency) string {
 	case known && st.Phase == v1alpha1.ContainerFailed:
 		return "which has failed; it waits for exit code 0"
 	}
-	return "which has not ended; it waits for exit code 0"
+	return "which is not Completed; it waits for exit code 0"
 }
 
 // way returns the names on a way by which a Container needs another one, both included, or nil.

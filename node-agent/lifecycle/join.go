@@ -188,8 +188,8 @@ func (c config) ownNetwork() bool {
 	return false
 }
 
-// nameserver returns the address at which a container asks for the names of others: that of the
-// network that it is in; the zero value if there is none.
+// nameserver returns the address at which a container asks for the names of others in its network;
+// the zero value if nobody answers there.
 func (j *joins) nameserver(c *Container) (netip.Addr, error) {
 	if j.networks == nil {
 		return netip.Addr{}, nil

@@ -18,7 +18,7 @@ import (
 // networkStage connects the container to its network, in a pinned network namespace whose path it
 // writes into the document for the runtime to join. Both are kept from run to run.
 //
-// A container that joins another one's network has that one's namespace, and none of its own.
+// A container that joins another one's network has that one's namespace alone.
 //
 // Without networks, the runtime creates a namespace for each run.
 type networkStage struct {

@@ -56,7 +56,7 @@ func (l List) Outdated(c *Container) (string, error) {
 	return "", errors.Join(errs...)
 }
 
-// Outdated compares the digest of the start with that of the objects now.
+// Outdated compares the digest at the start with the digest of the objects now.
 func (s objectsStage) Outdated(c *Container) (string, error) {
 	digest, err := s.changed(c, v1alpha1.ConfigChangeRestart, "restart")
 	if digest == "" {

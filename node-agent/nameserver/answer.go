@@ -81,8 +81,8 @@ func parse(message []byte) *query {
 // fail returns the answer that the question cannot be answered now.
 func (q *query) fail() []byte { return q.reply(dnsmessage.RCodeServerFailure, nil, maxPlain) }
 
-// reply returns an answer with those of the addresses that are of the kind that is asked for. One
-// that has no place for all is marked as cut, so that the client asks by TCP.
+// reply returns an answer with the addresses of the kind that is asked for. An answer without room
+// for all is marked as truncated, so that the client asks by TCP.
 func (q *query) reply(code dnsmessage.RCode, addresses []netip.Addr, size int) []byte {
 	return q.build(code, size, func(b *dnsmessage.Builder) error {
 		h := dnsmessage.ResourceHeader{Name: q.asked.Name, Class: dnsmessage.ClassINET, TTL: ttl}

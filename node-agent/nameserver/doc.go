@@ -2,7 +2,7 @@
 
 // Package nameserver answers the DNS questions of containers about each other.
 //
-// A Server listens on an address of each network that the node has, such as that of a bridge. A
+// A Server listens on an address of each network that the node has, such as a bridge's. A
 // container of the network gets the addresses of the others by their names, and the answers of the
 // node's own DNS servers to all else. Nobody else gets an answer.
 //

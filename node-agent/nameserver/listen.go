@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits of what questions take. A message by UDP that is longer is none of a resolver's.
+// Limits of what questions take. No resolver sends a longer message by UDP.
 const (
 	maxDatagram    = 4096
 	maxConnections = 128 // of all containers together

@@ -47,7 +47,7 @@ type Server struct {
 	listeners map[netip.Addr]*listener
 	running   sync.WaitGroup
 	// ctx ends with the server.
-	ctx context.Context //nolint:containedctx // questions have none of their own
+	ctx context.Context //nolint:containedctx // questions have no context of their own
 	end context.CancelFunc
 }
 
@@ -102,7 +102,7 @@ func (s *Server) Put(id string, h Host) map[string]error {
 	return faults
 }
 
-// names returns those of a container in a network.
+// names returns the names of a container in a network.
 func (h *Host) names(a Attachment) []string {
 	var out []string
 	for _, name := range append([]string{h.Name, h.Hostname}, a.Aliases...) {

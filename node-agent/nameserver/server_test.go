@@ -207,7 +207,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// A name of a container's own namespace comes before that of another.
+// A name of a container's own namespace comes before one of another namespace.
 func TestNamesOfNamespaces(t *testing.T) {
 	leaktest.Check(t)
 	s := newServer(t)
@@ -308,7 +308,7 @@ func upstream(t *testing.T, at netip.Addr, answers bool) {
 	})
 }
 
-// What no container has is asked of the node's servers, in their order, but not of itself.
+// A name that no container has is asked of the node's servers, in their order, but not of itself.
 func TestForward(t *testing.T) {
 	leaktest.Check(t)
 	up := netip.MustParseAddr("127.3.0.1")

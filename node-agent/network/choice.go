@@ -29,7 +29,7 @@ func (n *Networks) lists(ctx context.Context, want Wanted) ([]*libcni.NetworkCon
 			return l.Name == list.Name
 		}); j >= 0 {
 			return nil, fmt.Errorf(
-				"spec.networks[%d].name: found network %s, which is that of networks[%d]; allowed: another network",
+				"spec.networks[%d].name: found network %s, which networks[%d] has too; allowed: another network",
 				i, list.Name, j)
 		}
 		if len(asked.Aliases) > 0 && n.Names == nil && !capable(list, aliases) {
@@ -90,7 +90,8 @@ func (n *Networks) refusePorts(ports []PortMapping) error {
 		ports[0].HostPort, n.Missing())
 }
 
-// named returns the configuration list of a name, or that of the node's network for containers.
+// named returns the configuration list of a name. An empty name stands for the node's network for
+// containers.
 func (n *Networks) named(ctx context.Context, name string) (*libcni.NetworkConfigList, error) {
 	if name == "" {
 		list, err := n.list(ctx)

@@ -144,7 +144,7 @@ func TestNetworksAreRefused(t *testing.T) {
 		},
 		{
 			Wanted{Networks: []Attachment{{Network: "back"}, {}}},
-			"spec.networks[1].name: found network back, which is that of networks[0]",
+			"spec.networks[1].name: found network back, which networks[0] has too",
 		},
 		{
 			Wanted{

@@ -55,7 +55,7 @@ func (n *Networks) file() (string, error) {
 	return files[0], nil
 }
 
-// files returns those of ConfDir, by name.
+// files returns the configuration files in ConfDir, by name.
 func (n *Networks) files() ([]string, error) {
 	files, err := libcni.ConfFiles(n.ConfDir, []string{".conf", ".conflist", ".json"})
 	slices.Sort(files)

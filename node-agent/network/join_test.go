@@ -27,13 +27,13 @@ func TestJoin(t *testing.T) {
 	n.attach("default_side_1", Wanted{Name: "default/side"}) // which it loses by joining
 	path, err := n.Join(t.Context(), "default_side_1", side, "default/side", web)
 	if err != nil || path != n.Namespaces.Path(web.ID) {
-		t.Fatalf("found the namespace %s, %v; want that of web", path, err)
+		t.Fatalf("found the namespace %s, %v; want the namespace of web", path, err)
 	}
 	if got, err := Addresses(side); err != nil || !slices.Equal(got, addresses) {
 		t.Errorf("found the addresses %v, %v; want %v of web", got, err, addresses)
 	}
 	if got := n.pinned(); !slices.Equal(got, []string{web.ID}) {
-		t.Errorf("found the namespaces %q; want that of web alone", got)
+		t.Errorf("found the namespaces %q; want the namespace of web alone", got)
 	}
 
 	for range 2 { // with the agent that has connected them, and with the next one

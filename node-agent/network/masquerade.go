@@ -44,10 +44,10 @@ func hasProgram(name string) bool {
 	return err == nil && path != ""
 }
 
-// masquerade has what leaves the bridge masqueraded, by one rule a subnet. The plugin's own rules,
-// of each container, are lost to it if the container's device is removed before the plugin removes
-// them. By iptables, it also lets the questions of containers about names in: the node may drop
-// what comes in. No table of nftables can overrule another.
+// masquerade adds a rule for each subnet, which masquerades packets that leave the bridge. The
+// plugin's own rules, of each container, are lost to it if the container's device is removed before
+// the plugin removes them. By iptables, it also lets the questions of containers about names in:
+// the node may drop what comes in. No table of nftables can overrule another.
 func (b *Bridge) masquerade(ctx context.Context, rules firewall, subnets []netip.Prefix) error {
 	if rules == nftables {
 		out, err := b.rule(ctx, b.table(subnets), "nft", "-f", "-")

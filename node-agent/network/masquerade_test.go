@@ -17,7 +17,7 @@ import (
 )
 
 // builtPlugins builds the plugins of testdata/plugins, which know nftables, and returns their
-// directory. Go's cache has what does not change.
+// directory. Go's cache makes a second build fast.
 func builtPlugins(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

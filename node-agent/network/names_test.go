@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/node-agent/nameserver"
 )
 
-// withNames gives the agent a nameserver, as that of an agent that works alone has.
+// withNames gives the agent a name server, as an agent that works alone has.
 func (n *node) withNames() {
 	n.Names = nameserver.New(func() ([]netip.Addr, error) { return nil, nil },
 		slog.New(slog.DiscardHandler))
@@ -82,7 +82,7 @@ func TestNamesOverIPv6(t *testing.T) {
 	n.Names.Remove("1")
 	n.Recover("1", f)
 	finds("by the record of an older agent", "db", "db.default")
-	// Another hostname is that of the next start, with the same address.
+	// Another hostname counts from the next start on, with the same address.
 	want := named("db", "sql")
 	want.Host.Hostname = "later"
 	if again := n.attach("1", want); again[0] != db[0] {

@@ -125,8 +125,8 @@ func (r *record) write(f Files) error {
 	return f.Replace(recordFile, data)
 }
 
-// Addresses returns the addresses of the container whose directory has those files, those of eth0
-// first.
+// Addresses returns the addresses of the container whose directory has those files, beginning with
+// eth0.
 func Addresses(f Files) ([]netip.Addr, error) {
 	r, err := readRecord(f.File(recordFile))
 	if err == nil && r != nil && r.Joined != nil {

@@ -279,8 +279,8 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// evictionSeconds is the longest grace period of a container whose volume holds too much, as it is
-// that of an eviction by the kubelet: the volume grows on.
+// evictionSeconds is the longest grace period of a container whose volume holds too much, as in an
+// eviction by the kubelet: the volume grows on.
 const evictionSeconds = 1
 
 func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {

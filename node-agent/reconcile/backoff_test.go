@@ -89,7 +89,7 @@ func TestBackOffOfTheBundle(t *testing.T) {
 	b.runs(3)
 
 	b.setBackOff(50, 3000)
-	b.look() // else the end may be noted first, and its wait be that of the earlier edit
+	b.look() // else the end may be noted first, and wait as long as the earlier edit says
 	b.exit(1)
 	b.untilBackOff(200 * time.Second)
 	b.clock.Step(60 * time.Second)

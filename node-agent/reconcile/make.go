@@ -213,7 +213,7 @@ func (s *Syncer) await(
 ) time.Duration {
 	now := s.Clock.Now()
 	wait := in.Record.waiting
-	// What an image waits for changes all the time.
+	// The progress of a pull changes all the time.
 	if wait == nil || wait.condition != p.Condition ||
 		p.Condition != v1alpha1.ConditionImageReady && wait.message != p.Message {
 		wait = &waiting{

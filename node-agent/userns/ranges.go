@@ -33,7 +33,7 @@ type Ranges struct {
 // Open returns the ranges that are recorded in a directory. Further ones are given from first to
 // last.
 func Open(dir string, first, last uint32) (*Ranges, error) {
-	// Ranges of earlier settings overlap none of these since all begin at multiples of Size.
+	// Ranges of earlier settings do not overlap these, since all begin at multiples of Size.
 	if first < Size || first%Size != 0 || last < first || last-first < Size-1 || last == 1<<32-1 {
 		return nil, fmt.Errorf("found the ids %d to %d; allowed: %d or more, from a multiple of %d on",
 			first, last, Size, Size)

@@ -10,7 +10,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestHugePages: a medium without a size gets that of the only limit, and the compiled Container
+// TestHugePages: a medium without a size gets the size of the only limit, and the compiled Container
 // does not change.
 func TestHugePages(t *testing.T) {
 	const text = `

@@ -375,7 +375,7 @@ func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, readOnly bool)
 }
 
 // propagation returns the option for a mountPropagation. The container's root has to let mounts of
-// the host arrive, and with Bidirectional those of the container leave.
+// the host arrive, and with Bidirectional let mounts of the container leave.
 func propagation(d *draft, at *field.Path, m corev1.VolumeMount) string {
 	if m.MountPropagation == nil {
 		return "rprivate"

@@ -95,7 +95,7 @@ func joinedNetwork(d *draft) {
 		},
 		{
 			d.path.Child("networks"), len(d.in.Networks) > 0,
-			"networks are those of the network namespace of " + other,
+			"the container has the networks of " + other,
 		},
 		{
 			d.path.Child("subdomain"), d.in.Subdomain != "",

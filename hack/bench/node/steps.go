@@ -12,7 +12,7 @@ import (
 )
 
 // flushRules removes the rules and addresses of containers with a network; ctr removes none. They
-// are those of the sandbox.
+// are in the sandbox.
 func flushRules() error {
 	return command("sh", "-euc", `for p in iptables ip6tables; do
 		for t in nat filter; do $p --wait -t $t -F; $p --wait -t $t -X; done
