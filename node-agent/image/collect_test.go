@@ -351,6 +351,29 @@ func TestRemoveRefuses(t *testing.T) {
 	}
 }
 
+// TestRemoveKeepsMovedName: a name that a pull has led to another image since the images were
+// listed goes neither with the image that it led to before, nor by itself.
+func TestRemoveKeepsMovedName(t *testing.T) {
+	leaktest.Check(t)
+	s := newSmallStore(t)
+	s.pull("a", 1, mebibytes(t, "before", 1))
+	listed := must(s.List(s.users))
+	reference := s.reg.push(t, "a", "1", testImage{layers: [][]byte{mebibytes(t, "after", 1)}})
+	after := ensure(t, s.Store, reference, Always)
+	if err := s.RemoveName(t.Context(), &listed[0], reference); err != nil {
+		t.Error(err)
+	}
+	if freed, err := s.Remove(t.Context(), &listed[0]); err != nil || freed < 1<<20 {
+		t.Errorf("found %v, %d bytes freed", err, freed)
+	}
+	if found, err := s.Ensure(t.Context(), reference, Never); err != nil || found.Digest != after.Digest {
+		t.Errorf("found %+v, %v; want the image %s", found, err, after.Digest)
+	}
+	if n := s.layersLeft(); n != 1 {
+		t.Errorf("found %d layers left; want 1", n)
+	}
+}
+
 // TestBeside: a command pulls into a store that no agent has opened yet, but not into one whose
 // layers no agent has checked since the last boot.
 func TestBeside(t *testing.T) {

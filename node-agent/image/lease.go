@@ -145,7 +145,8 @@ func (s *Store) announce(ctx context.Context, ids []digest.Digest) (keep func(),
 	return keep, nil
 }
 
-// lockLayers excludes others from removing layers, and from announcing which ones a pull needs.
+// lockLayers excludes others from removing layers and names, from announcing which layers a pull
+// needs, and from leading a name to another image.
 func (s *Store) lockLayers(ctx context.Context) (*os.File, error) {
 	return durable.Lock(ctx, filepath.Join(s.dir, "layers.lock"))
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/durable"
@@ -110,10 +111,13 @@ func (s *Store) unrecord(ctx context.Context, img *Stored, f *os.File) (trash []
 		return nil, &InUseError{Name: img.Name()}
 	}
 	// The names first: one that leads to no image says less than an image without a name.
-	for _, path := range append(slices.Clone(img.refs), img.path) {
-		if err := s.removeRecord(path); err != nil {
+	for _, path := range img.refs {
+		if err := s.removeRef(path, img.Digest); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.removeRecord(img.path); err != nil {
+		return nil, err
 	}
 	return s.discard(announced, func(dir string, _ os.FileInfo) bool {
 		return slices.Contains(img.layers, dir)
@@ -128,13 +132,32 @@ func (s *Store) removeRecord(path string) error {
 	return s.journal.Removed(path)
 }
 
+// removeRef removes the record of a reference, unless a pull has led it to another image since the
+// images were listed. The caller holds the lock of the layers.
+func (s *Store) removeRef(path string, manifest digest.Digest) error {
+	var rec refRecord
+	err := readJSON(path, &rec)
+	if err != nil && !errors.Is(err, errNoRecord) {
+		return err
+	}
+	if err == nil && rec.Manifest != manifest {
+		return nil
+	}
+	return s.removeRecord(path)
+}
+
 // RemoveName removes one of several names of an image.
-func (s *Store) RemoveName(img *Stored, text string) error {
+func (s *Store) RemoveName(ctx context.Context, img *Stored, text string) error {
 	r, err := parseReference(text)
 	if err != nil {
 		return err
 	}
-	return s.removeRecord(s.refPath(r))
+	lock, err := s.lockLayers(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return s.removeRef(s.refPath(r), img.Digest)
 }
 
 // trashMark stands in the names of layers that are to be removed. No digest has it.

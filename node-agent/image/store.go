@@ -391,10 +391,21 @@ func (s *Store) read(ctx context.Context, r reference, src source) (_ *Image, er
 	if remote {
 		rec.Access = before.accessAfter(reg, before.Manifest == rec.Manifest)
 	}
-	if err := s.writeJSON(s.refPath(r), rec); err != nil {
+	if err := s.writeRef(ctx, r, rec); err != nil {
 		return nil, withRef(r, err)
 	}
 	return img, nil
+}
+
+// writeRef leads a reference to an image. It excludes the removal of the image that the reference
+// led to before, which takes the reference along.
+func (s *Store) writeRef(ctx context.Context, r reference, rec refRecord) error {
+	lock, err := s.lockLayers(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return s.writeJSON(s.refPath(r), rec)
 }
 
 // unpackAll unpacks an image and records it.

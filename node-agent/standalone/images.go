@@ -122,7 +122,7 @@ func (i *Images) Remove(ctx context.Context, text string) (string, error) {
 		if len(img.UsedBy) > 0 {
 			return "", &image.InUseError{Name: text, By: img.UsedBy}
 		}
-		return text, i.store.RemoveName(img, text)
+		return text, i.store.RemoveName(ctx, img, text)
 	}
 	_, err = i.store.Remove(ctx, img)
 	return img.Name(), err
