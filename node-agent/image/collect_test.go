@@ -351,6 +351,25 @@ func TestRemoveRefuses(t *testing.T) {
 	}
 }
 
+// TestRemoveAfterKilledPull: what a killed process has announced keeps no layer.
+func TestRemoveAfterKilledPull(t *testing.T) {
+	leaktest.Check(t)
+	s := newSmallStore(t)
+	img := s.pull("a", 1, mebibytes(t, "a", 1))
+	layer, err := filepath.Rel(s.dir, filepath.Dir(img.Layers[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := filepath.Join(s.dir, "tmp/session-dead")
+	if err := os.Mkdir(dead, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dead, announcementPrefix+"1"), mustJSON(t, []string{layer}))
+	if _, err := s.Remove(t.Context(), &must(s.List(s.users))[0]); err != nil || s.layersLeft() != 0 {
+		t.Errorf("found %v, %d layers left", err, s.layersLeft())
+	}
+}
+
 // TestRemoveKeepsMovedName: a name that a pull has led to another image since the images were
 // listed goes neither with the image that it led to before, nor by itself.
 func TestRemoveKeepsMovedName(t *testing.T) {

@@ -56,6 +56,10 @@ func (i *Stored) Name() string {
 // stay. A process that is killed leaves the image as it was, or without some of its names, or
 // without a record; Collect removes what is left.
 func (s *Store) Remove(ctx context.Context, img *Stored) (int64, error) {
+	// The pull of a process that was killed needs no layer any more.
+	if err := s.endDeadSessions(ctx); err != nil {
+		return 0, err
+	}
 	freed, err := s.remove(ctx, img)
 	return freed.bytes, err
 }
@@ -273,16 +277,20 @@ func (s *Store) taken(path string) (sum space) {
 // leftoverAge is the time for which the layers of a pull that failed wait for the next one.
 const leftoverAge = time.Hour
 
+// endDeadSessions calls removeDeadSessions under the lock of the store.
+func (s *Store) endDeadSessions(ctx context.Context) error {
+	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	return s.removeDeadSessions()
+}
+
 // removeLeftovers removes what killed processes and failed pulls have left, and, if all is set,
 // also what the next pull of the same image could use.
 func (s *Store) removeLeftovers(ctx context.Context, all bool) (freed space, err error) {
-	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
-	if err != nil {
-		return freed, err
-	}
-	err = s.removeDeadSessions()
-	guard.Close()
-	if err != nil {
+	if err := s.endDeadSessions(ctx); err != nil {
 		return freed, err
 	}
 	lock, err := s.lockLayers(ctx)
