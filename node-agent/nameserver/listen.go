@@ -53,7 +53,7 @@ func (s *Server) listen(a Attachment, z *zone) error {
 		l := s.listeners[address]
 		if l == nil {
 			var err error
-			if l, err = open(address); err != nil {
+			if l, err = s.open(address); err != nil {
 				errs = errors.Join(errs, err)
 				continue
 			}
@@ -73,14 +73,18 @@ func (s *Server) listen(a Attachment, z *zone) error {
 	return errs
 }
 
-// open binds an address. The socket of an agent that has just been killed may be closing.
-func open(address netip.Addr) (l *listener, err error) {
+// open binds an address. The socket of an agent that has just been killed may be closing, so the
+// first call for an address waits a moment for it. Later ones do not: another server has the
+// address, and a wait holds up all answers. s.mu is held.
+func (s *Server) open(address netip.Addr) (l *listener, err error) {
 	for range 10 {
-		if l, err = bind(address); !errors.Is(err, unix.EADDRINUSE) {
+		l, err = bind(address)
+		if !errors.Is(err, unix.EADDRINUSE) || s.occupied[address] {
 			return l, err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	s.occupied[address] = true
 	return nil, err
 }
 

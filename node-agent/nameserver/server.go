@@ -45,6 +45,7 @@ type Server struct {
 	hosts     map[string]*Host
 	networks  map[string]*zone
 	listeners map[netip.Addr]*listener
+	occupied  map[netip.Addr]bool // addresses that another server had, whose end was waited for
 	running   sync.WaitGroup
 	// ctx ends with the server.
 	ctx context.Context //nolint:containedctx // questions have no context of their own
@@ -72,6 +73,7 @@ func New(upstreams func() ([]netip.Addr, error), log *slog.Logger) *Server {
 		ctx: ctx, end: end, upstreams: upstreams, log: log, hosts: map[string]*Host{},
 		networks:  map[string]*zone{},
 		listeners: map[netip.Addr]*listener{},
+		occupied:  map[netip.Addr]bool{},
 	}
 }
 

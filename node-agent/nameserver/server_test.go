@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -375,6 +376,43 @@ func TestNoAddressToListenOn(t *testing.T) {
 	if _, ok := s.Address("x"); ok || faults["lan"] == nil {
 		t.Errorf("found a server, or no fault: %v", faults)
 	}
+}
+
+// A port that another server has delays the first container only, and is listened on once it is
+// free.
+func TestPortOfAnotherServer(t *testing.T) {
+	leaktest.Check(t)
+	upLoopback(t)
+	other, err := bind(farGate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.close()
+	synctest.Test(t, func(t *testing.T) { // whose clock goes on only while all wait for it
+		s := New(func() ([]netip.Addr, error) { return nil, nil }, slog.New(slog.DiscardHandler))
+		defer s.Close()
+		put := func() error {
+			return s.Put("other", Host{Namespace: "team", Name: "other", Networks: []Attachment{
+				{Network: "far", Addresses: []netip.Addr{far}, Gateways: []netip.Addr{farGate}},
+			}})["far"]
+		}
+		if err := put(); !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatalf("found %v; want that the port is taken", err)
+		}
+		began := time.Now()
+		for range 3 {
+			if err := put(); !errors.Is(err, unix.EADDRINUSE) {
+				t.Errorf("found %v; want that the port is taken", err)
+			}
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("found a wait of %s for a port that is known to be taken", took)
+		}
+		other.close()
+		if err := put(); err != nil {
+			t.Errorf("the port is free: found %v", err)
+		}
+	})
 }
 
 // FuzzAnswer: no message has the server panic, or gets an answer of another id.
