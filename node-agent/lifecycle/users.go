@@ -13,16 +13,17 @@ import (
 	"github.com/berth-run/berth/node-agent/userns"
 )
 
-// usersStage gives a container with a user namespace its range of the node's ids. It has the range
-// from run to run.
+// usersStage gives a container with a user namespace its range of the node's ids. The container has
+// the range until it is removed, also while it runs with the node's own ids: an earlier user
+// namespace may still be pinned.
 type usersStage struct{ ranges *userns.Ranges }
 
 func (usersStage) Name() string { return "users" }
 func (usersStage) Scope() Scope { return PerContainer }
 
-func (s usersStage) Ensure(ctx context.Context, c *Container) error {
+func (s usersStage) Ensure(_ context.Context, c *Container) error {
 	if !c.Bundle.Spec.UserNamespace {
-		return s.Release(ctx, c)
+		return nil
 	}
 	if s.ranges == nil {
 		return errors.New("spec.hostUsers: found false; allowed: true, since this agent has no ids to give")
