@@ -13,21 +13,40 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
+// sideID is the id of the container that joins another one.
+const sideID = "default_side_1"
+
+// webAndSide returns a container whose namespace can be joined once it is connected, and the files
+// of another one.
+func (n *node) webAndSide() (Neighbour, looseFiles) {
+	n.t.Helper()
+	web := Neighbour{ID: "default_web_1", Name: "default/web", Files: n.container("default_web_1")}
+	return web, n.container(sideID)
+}
+
+// joinSide puts side into the namespace of another container, and returns its path.
+func (n *node) joinSide(other Neighbour) string {
+	n.t.Helper()
+	path, err := n.Join(n.t.Context(), sideID, n.container(sideID), "default/side", other)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return path
+}
+
 // A container is in the namespace of another one, which loses it only once the container has left.
 // So it is after a kill of the agent. Nothing is left.
 func TestJoin(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)
-	web := Neighbour{ID: "default_web_1", Name: "default/web", Files: n.container("default_web_1")}
-	side := n.container("default_side_1")
+	web, side := n.webAndSide()
 	if err := n.Connected(web); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("before the other one is connected: found %v; want ErrNotConnected", err)
 	}
 	addresses := n.attach(web.ID, Wanted{Name: web.Name})
-	n.attach("default_side_1", Wanted{Name: "default/side"}) // which it loses by joining
-	path, err := n.Join(t.Context(), "default_side_1", side, "default/side", web)
-	if err != nil || path != n.Namespaces.Path(web.ID) {
-		t.Fatalf("found the namespace %s, %v; want the namespace of web", path, err)
+	n.attach(sideID, Wanted{Name: "default/side"}) // which it loses by joining
+	if path := n.joinSide(web); path != n.Namespaces.Path(web.ID) {
+		t.Fatalf("found the namespace %s; want the namespace of web", path)
 	}
 	if got, err := Addresses(side); err != nil || !slices.Equal(got, addresses) {
 		t.Errorf("found the addresses %v, %v; want %v of web", got, err, addresses)
@@ -37,7 +56,7 @@ func TestJoin(t *testing.T) {
 	}
 
 	for range 2 { // with the agent that has connected them, and with the next one
-		err = n.Detach(t.Context(), web.ID, web.Files)
+		err := n.Detach(t.Context(), web.ID, web.Files)
 		if !errors.Is(err, ErrJoined) || !strings.Contains(err.Error(), "default/side") {
 			t.Errorf("web was to be removed: found %v; want the name of side", err)
 		}
@@ -51,7 +70,7 @@ func TestJoin(t *testing.T) {
 			t.Errorf("web stays: found %s, %t, %v", id, stays, err)
 		}
 		n.boot()
-		n.Recover("default_side_1", side)
+		n.Recover(sideID, side)
 	}
 	want := Wanted{Name: web.Name, Ports: []PortMapping{
 		{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"},
@@ -64,14 +83,12 @@ func TestJoin(t *testing.T) {
 		t.Errorf("joined a network that is about to go: found %v", err)
 	}
 
-	if name, err := n.Leave("default_side_1", side); err != nil || name != web.Name {
+	if name, err := n.Leave(sideID, side); err != nil || name != web.Name {
 		t.Errorf("found %q, %v; want the name of web", name, err)
 	}
 	n.attach(web.ID, want)
-	if _, err := n.Join(t.Context(), "default_side_1", side, "default/side", web); err != nil {
-		t.Fatal(err)
-	}
-	n.detach("default_side_1")
+	n.joinSide(web)
+	n.detach(sideID)
 	n.detach(web.ID)
 }
 
@@ -79,25 +96,20 @@ func TestJoin(t *testing.T) {
 func TestJoinOfAnotherBoot(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)
-	web := Neighbour{ID: "default_web_1", Name: "default/web", Files: n.container("default_web_1")}
-	side := n.container("default_side_1")
+	web, side := n.webAndSide()
 	n.attach(web.ID, Wanted{Name: web.Name})
-	if _, err := n.Join(t.Context(), "default_side_1", side, "default/side", web); err != nil {
-		t.Fatal(err)
-	}
+	n.joinSide(web)
 	if err := unix.Unmount(n.Namespaces.Path(web.ID), unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
 	n.boot()
-	n.Recover("default_side_1", side)
+	n.Recover(sideID, side)
 	if err := n.Connected(web); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("found %v; want that web is not connected yet", err)
 	}
 	n.attach(web.ID, Wanted{Name: web.Name})
-	if _, err := n.Join(t.Context(), "default_side_1", side, "default/side", web); err != nil {
-		t.Error(err)
-	}
-	n.detach("default_side_1")
+	n.joinSide(web)
+	n.detach(sideID)
 	n.detach(web.ID)
 }
 
@@ -105,24 +117,19 @@ func TestJoinOfAnotherBoot(t *testing.T) {
 func TestJoinNoMore(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)
-	web := Neighbour{ID: "default_web_1", Name: "default/web", Files: n.container("default_web_1")}
-	side := n.container("default_side_1")
+	web, side := n.webAndSide()
 	n.attach(web.ID, Wanted{Name: web.Name, None: true})
 	for range 2 {
-		if _, err := n.Join(t.Context(), "default_side_1", side, "default/side", web); err != nil {
-			t.Fatal(err)
-		}
-		n.attach("default_side_1", Wanted{Name: "default/side"})
+		n.joinSide(web)
+		n.attach(sideID, Wanted{Name: "default/side"})
 	}
 	if got := n.pinned(); len(got) != 2 {
 		t.Errorf("found the namespaces %q; want one each", got)
 	}
-	if _, err := n.Join(t.Context(), "default_side_1", side, "default/side", web); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.AttachToNode(t.Context(), "default_side_1", side, Wanted{Name: "default/side"}); err != nil {
+	n.joinSide(web)
+	if err := n.AttachToNode(t.Context(), sideID, side, Wanted{Name: "default/side"}); err != nil {
 		t.Fatal(err)
 	}
 	n.detach(web.ID)
-	n.detach("default_side_1")
+	n.detach(sideID)
 }
