@@ -59,11 +59,11 @@ func (n Namespaces) Ensure(id string, users uint32) (string, error) {
 	if exists, err := n.Exists(id); exists || err != nil {
 		return path, err
 	}
+	if err := n.removeUsers(id); err != nil { // of an agent that was killed below
+		return path, err
+	}
 	pin := func() error { return pinNew(path) }
 	if users != 0 {
-		if err := n.removeUsers(id); err != nil { // of an agent that was killed here
-			return path, err
-		}
 		if err := mountPoint(n.UsersPath(id)); err != nil {
 			return path, err
 		}

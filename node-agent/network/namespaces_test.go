@@ -97,6 +97,25 @@ func TestNamespaceIsPinned(t *testing.T) {
 	}
 }
 
+// An agent that was killed between the two mounts of a container with mapped ids leaves a user
+// namespace, which does not count as the owner of the next network namespace.
+func TestUserNamespaceOfAKilledAgent(t *testing.T) {
+	leaktest.Check(t)
+	n := testNamespaces(t)
+	if _, err := n.Ensure("half", 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	if err := unpin(n.Path("half")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Ensure("half", 0); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := n.SameUsers("half", false); !same || err != nil {
+		t.Errorf("found %t, %v; want a namespace that belongs to the node's users", same, err)
+	}
+}
+
 // An agent that was killed between creating the file and mounting the namespace leaves a file.
 func TestNamespaceOfAKilledAgent(t *testing.T) {
 	leaktest.Check(t)
