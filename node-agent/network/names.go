@@ -55,7 +55,7 @@ func (n *Networks) announce(id string, r *record) map[string]error {
 	return faults
 }
 
-// rename gives a connected container its names of today.
+// rename gives a connected container its names of today. It returns which aliases nobody finds now.
 func (op *operation) rename(r *record, names HostNames) error {
 	if r.Host != names {
 		r.Host = names
@@ -63,8 +63,7 @@ func (op *operation) rename(r *record, names HostNames) error {
 			return err
 		}
 	}
-	op.announce(op.id, r)
-	return nil
+	return op.refuseAliases(r, op.announce(op.id, r))
 }
 
 // refuseAliases returns which aliases nobody would find.

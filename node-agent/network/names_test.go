@@ -5,8 +5,10 @@ package network
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,6 +97,43 @@ func TestNamesOverIPv6(t *testing.T) {
 		t.Errorf("a container that is gone: found %s", out)
 	}
 	n.detach("2")
+}
+
+// Aliases are refused at the next start, too, if another server has the port by then. The container
+// stays connected, and has its names back once the port is free.
+func TestAliasesThatNobodyFindsAnyMore(t *testing.T) {
+	leaktest.Check(t)
+	n := newNode(t)
+	n.withNames()
+	want := Wanted{
+		Host:     HostNames{Namespace: "default", Name: "db"},
+		Networks: []Attachment{{Network: n.Bridge.Name(), Aliases: []string{"sql"}}},
+	}
+	before := n.attach("c", want)
+	n.Names.Close()
+	other, err := net.ListenPacket("udp", ":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	n.boot()
+	n.withNames()
+	f := n.container("c")
+	n.Recover("c", f)
+	if _, err := n.Attach(t.Context(), "c", f, want); err == nil ||
+		!strings.Contains(err.Error(), `spec.networks[0].aliases: found "sql"`) {
+		t.Errorf("found %v; want the alias that is refused", err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := n.attach("c", want); !slices.Equal(after, before) {
+		t.Errorf("found the addresses %v; want %v", after, before)
+	}
+	if out := n.lookup("c", "sql"); !strings.Contains(out, "Address: "+before[0].String()+"\n") {
+		t.Errorf("found %s; want %s", out, before[0])
+	}
+	n.detach("c")
 }
 
 // Aliases are refused in a network in which the node has no address to listen on, and nothing is
