@@ -175,23 +175,18 @@ func (n *Networks) Membership(f Files) (id string, stays bool, err error) {
 // Container in whose namespace it was; "" if it was in none.
 func (n *Networks) Leave(id string, f Files) (string, error) {
 	r, err := readRecord(f.File(recordFile))
-	if err != nil || r == nil || r.Joined == nil {
-		return "", ignoreUnreadable(err) // Detach deals with it
+	name := ""
+	if err == nil && r != nil && r.Joined != nil {
+		if err := os.Remove(f.File(recordFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		name = r.Joined.Name
 	}
-	if err := os.Remove(f.File(recordFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
+	// Also if the record is gone, or cannot be read, which Detach deals with.
 	n.joins.mu.Lock()
 	defer n.joins.mu.Unlock()
 	n.joins.remove(id)
-	return r.Joined.Name, nil
-}
-
-func ignoreUnreadable(err error) error {
-	if errors.Is(err, errUnreadable) {
-		return nil
-	}
-	return err
+	return name, nil
 }
 
 // recoverJoin notes a membership of an earlier agent, unless the namespace went with a boot.

@@ -4,6 +4,7 @@ package network
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -132,4 +133,29 @@ func TestJoinNoMore(t *testing.T) {
 	}
 	n.detach(web.ID)
 	n.detach(sideID)
+}
+
+// A container whose record is lost while it is in the namespace of another one leaves that, too: the
+// other one can be removed without a new agent.
+func TestLeaveWithoutARecord(t *testing.T) {
+	leaktest.Check(t)
+	n := newNode(t)
+	web, side := n.webAndSide()
+	for name, lose := range map[string]func() error{
+		"gone":       func() error { return os.Remove(side.File(recordFile)) },
+		"unreadable": func() error { return os.WriteFile(side.File(recordFile), []byte("{"), 0o600) },
+	} {
+		n.attach(web.ID, Wanted{Name: web.Name, None: true})
+		n.joinSide(web)
+		if err := lose(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Leave(sideID, side); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		n.detach(sideID)
+		if err := n.Detach(t.Context(), web.ID, web.Files); err != nil {
+			t.Errorf("%s: found %v; want that web has no members", name, err)
+		}
+	}
 }
