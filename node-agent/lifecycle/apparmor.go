@@ -15,12 +15,26 @@ import (
 // defaultAppArmorProfile is the name under which the agent loads the profile of RuntimeDefault.
 const defaultAppArmorProfile = "berth-default"
 
-// appArmorRules are the rules of docker's profile, which containerd and podman have, too: all but
-// mounts and writing to the kernel's settings is allowed. Whoever runs containers may send them
-// signals. It takes no file of /etc/apparmor.d.
+// appArmorRules returns the rules of docker's profile, which containerd and podman have, too: all
+// but mounts and writing to the kernel's settings is allowed. Whoever runs containers may send them
+// signals, so own, the profile of the agent and its supervisor, may; empty if they have none.
 //
 // github.com/moby/profiles/apparmor has them as a text/template, which adds 3.7 MiB to the program.
-const appArmorRules = `@{PROC}=/proc/
+func appArmorRules(own string) string {
+	var abi, peer string
+	// Without an ABI the parser takes the one that the node has pinned. A newer one denies sockets of
+	// the family AF_UNIX and user namespaces, unless rules allow them. Parsers before 3.0 know none.
+	if _, err := os.Stat("/etc/apparmor.d/abi/3.0"); err == nil {
+		abi = "abi <abi/3.0>,\n"
+	}
+	if own != "" {
+		peer = fmt.Sprintf("  signal (receive) peer=%q,\n", own)
+	}
+	return abi + fmt.Sprintf(appArmorTemplate, peer)
+}
+
+// appArmorTemplate has a place for further rules.
+const appArmorTemplate = `@{PROC}=/proc/
 profile ` + defaultAppArmorProfile + ` flags=(attach_disconnected,mediate_deleted) {
   network,
   capability,
@@ -29,7 +43,7 @@ profile ` + defaultAppArmorProfile + ` flags=(attach_disconnected,mediate_delete
   signal (receive) peer=unconfined,
   signal (receive) peer=runc,
   signal (receive) peer=crun,
-  signal (send,receive) peer=` + defaultAppArmorProfile + `,
+%s  signal (send,receive) peer=` + defaultAppArmorProfile + `,
   ptrace (trace,read,tracedby,readby) peer=` + defaultAppArmorProfile + `,
   deny mount,
   deny @{PROC}/* w,
@@ -63,17 +77,27 @@ func appArmorLoaded(name string) (bool, error) {
 	return false, nil
 }
 
+// ownAppArmor returns the name of the agent's profile; empty if it has none.
+func ownAppArmor() string {
+	label, err := os.ReadFile("/proc/self/attr/apparmor/current")
+	name, _, _ := strings.Cut(string(bytes.TrimSpace(label)), " (")
+	if err != nil || name == "unconfined" {
+		return ""
+	}
+	return name
+}
+
 // appArmorPatience bounds a call of apparmor_parser.
 const appArmorPatience = time.Minute
 
-// loadAppArmor loads the default profile by apparmor_parser(8), which it gives args, too.
+// loadAppArmor has apparmor_parser(8) read the default profile. The arguments say what follows,
+// such as --replace, which loads it.
 func loadAppArmor(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, appArmorPatience)
 	defer cancel()
 	// Without a cache, which may be on a read-only filesystem.
-	cmd := exec.CommandContext(ctx, "apparmor_parser", append([]string{"--skip-cache", "--replace"},
-		args...)...)
-	cmd.Stdin = strings.NewReader(appArmorRules)
+	cmd := exec.CommandContext(ctx, "apparmor_parser", append([]string{"--skip-cache"}, args...)...)
+	cmd.Stdin = strings.NewReader(appArmorRules(ownAppArmor()))
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("apparmor_parser: %w: %s", err, bytes.TrimSpace(out))

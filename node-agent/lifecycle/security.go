@@ -77,7 +77,7 @@ func (s *securityStage) appArmor(ctx context.Context, p *corev1.AppArmorProfile,
 	if loaded, err := appArmorLoaded(defaultAppArmorProfile); err == nil && loaded {
 		return defaultAppArmorProfile, nil
 	}
-	if err := loadAppArmor(ctx); err != nil {
+	if err := loadAppArmor(ctx, "--replace"); err != nil {
 		return "", fmt.Errorf("type: found RuntimeDefault, whose profile cannot be loaded: %w", err)
 	}
 	return defaultAppArmorProfile, nil

@@ -3,7 +3,10 @@
 package lifecycle
 
 import (
+	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -39,13 +42,47 @@ func TestAppArmorWithoutTheModule(t *testing.T) {
 	}
 }
 
-// TestAppArmorRules has apparmor_parser read the default profile. The kernel is not asked.
+// TestAppArmorRules has apparmor_parser compile the default profile for a kernel of the ABI 3.0. It
+// is the same whichever ABI the node has for rules that name none. The kernel is not asked.
 func TestAppArmorRules(t *testing.T) {
 	leaktest.Check(t)
 	if _, err := exec.LookPath("apparmor_parser"); err != nil {
 		needs.Skip(t, "apt-get install apparmor: "+err.Error())
 	}
-	if err := loadAppArmor(t.Context(), "--skip-kernel-load"); err != nil {
-		t.Error(err)
+	const abi = "/etc/apparmor.d/abi/3.0"
+	if _, err := os.Stat(abi); err != nil {
+		needs.Skip(t, "apt-get install apparmor, 3.0 or newer: "+err.Error())
+	}
+	noSignals := filepath.Join(t.TempDir(), "abi")
+	if err := os.WriteFile(noSignals, []byte("file {mask {create read write}}\n"+
+		"domain {version {1.2}}\npolicy {versions {v5 {yes}}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	compiled := func(policy string) []byte {
+		t.Helper()
+		out := filepath.Join(t.TempDir(), "profile")
+		if err := loadAppArmor(t.Context(), "--skip-kernel-load", "--ofile="+out,
+			"--kernel-features="+abi, "--policy-features="+policy); err != nil {
+			t.Fatal(err)
+		}
+		profile, err := os.ReadFile(out)
+		if err != nil || len(profile) == 0 {
+			t.Fatalf("found %d bytes, %v; want a profile", len(profile), err)
+		}
+		return profile
+	}
+	if !bytes.Equal(compiled(abi), compiled(noSignals)) {
+		t.Error("the profile depends on the node's ABI")
+	}
+}
+
+// TestAppArmorSignals: an agent with a profile of its own may end containers with the default one.
+func TestAppArmorSignals(t *testing.T) {
+	const rule = "signal (receive) peer=\"berth agent\",\n"
+	if rules := appArmorRules("berth agent"); !strings.Contains(rules, rule) {
+		t.Errorf("found the rules %s; want %s", rules, rule)
+	}
+	if rules := appArmorRules(""); strings.Contains(rules, `peer="`) {
+		t.Errorf("found the rules %s; want no signals of the agent's profile", rules)
 	}
 }
