@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +15,8 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// maxDepth is the greatest depth of directories in a volume whose group is changed: each holds a
-// descriptor.
+// maxDepth is the greatest depth of directories in a volume whose group is changed: each holds two
+// descriptors.
 const maxDepth = 1000
 
 // GiveToGroup gives a volume and all files in it to a group, as the kubelet does for fsGroup: the
@@ -63,7 +64,7 @@ func giveBelow(ctx context.Context, dir int, group uint32, depth int) error {
 	defer f.Close()
 	for {
 		names, err := f.Readdirnames(1000)
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || errors.Is(err, fs.ErrNotExist) { // the directory was removed
 			return nil
 		}
 		if err != nil {

@@ -68,3 +68,22 @@ func TestGiveToGroup(t *testing.T) {
 	give(false)
 	check("volume/file", 77, 0o664)
 }
+
+// TestGiveToGroupOfRemovedDirectory: a container may remove a directory that is just looked at.
+func TestGiveToGroupOfRemovedDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gone")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := giveBelow(t.Context(), fd, 77, 1); err != nil {
+		t.Error(err)
+	}
+}
