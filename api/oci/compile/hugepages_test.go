@@ -2,30 +2,18 @@
 
 package compile
 
-import (
-	"testing"
-
-	"sigs.k8s.io/yaml"
-
-	"github.com/berth-run/berth/api/v1alpha1"
-)
+import "testing"
 
 // TestHugePages: a medium without a size gets the size of the only limit, and the compiled Container
 // does not change.
 func TestHugePages(t *testing.T) {
-	const text = `
-metadata: {name: x}
-spec:
-  image: x
-  resources: {limits: {hugepages-1Gi: 2Gi}, requests: {hugepages-1Gi: 2Gi}}
-  volumes:
-  - {name: a, emptyDir: {medium: HugePages, sizeLimit: 1Gi}}
-  - {name: b, emptyDir: {medium: HugePages-1Gi}}
-`
-	c := &v1alpha1.Container{}
-	if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {
-		t.Fatal(err)
-	}
+	c := parse(t, `
+image: x
+resources: {limits: {hugepages-1Gi: 2Gi}, requests: {hugepages-1Gi: 2Gi}}
+volumes:
+- {name: a, emptyDir: {medium: HugePages, sizeLimit: 1Gi}}
+- {name: b, emptyDir: {medium: HugePages-1Gi}}
+`)
 	b, faults := Bundle(c)
 	if len(faults) > 0 {
 		t.Fatal(faults)

@@ -2,34 +2,21 @@
 
 package compile
 
-import (
-	"testing"
-
-	"sigs.k8s.io/yaml"
-
-	"github.com/berth-run/berth/api/v1alpha1"
-)
+import "testing"
 
 // TestBidirectional: a mount that is shared with the node needs a root that is shared, whatever
 // other mounts ask for, in either order.
 func TestBidirectional(t *testing.T) {
-	const text = `
-metadata: {name: x}
-spec:
-  image: x
-  securityContext: {privileged: true}
-  volumes: [{name: v, hostPath: {path: /v}}]
-  volumeMounts:
-  - {name: v, mountPath: /a, mountPropagation: HostToContainer}
-  - {name: v, mountPath: /b, mountPropagation: Bidirectional}
-  - {name: v, mountPath: /c, mountPropagation: HostToContainer}
-  - {name: v, mountPath: /d}
-`
-	c := &v1alpha1.Container{}
-	if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {
-		t.Fatal(err)
-	}
-	b, faults := Bundle(c)
+	b, faults := Bundle(parse(t, `
+image: x
+securityContext: {privileged: true}
+volumes: [{name: v, hostPath: {path: /v}}]
+volumeMounts:
+- {name: v, mountPath: /a, mountPropagation: HostToContainer}
+- {name: v, mountPath: /b, mountPropagation: Bidirectional}
+- {name: v, mountPath: /c, mountPropagation: HostToContainer}
+- {name: v, mountPath: /d}
+`))
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}
