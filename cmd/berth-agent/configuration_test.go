@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -254,11 +255,30 @@ func TestConfigChangeSignal(t *testing.T) {
 	settings("one")
 	write("default", "HUP", "")
 	write("named", "USR1", "  configChangeSignal: SIGUSR1\n")
+	const begun = "a signal is being sent"
+	digests := h.path("s/bundles/*/private/objects")
+	kept := func() (out []string) {
+		files, err := filepath.Glob(digests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			digest, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, string(digest))
+		}
+		return out
+	}
 	says := func(want string) {
 		t.Helper()
 		for _, name := range []string{"default", "named"} {
 			h.until(name+" says "+want, func() bool { return h.get(name) != nil && h.logs(name) == want })
 		}
+		// The program has the signal before the agent writes that down. Killed in between, the agent
+		// sends it again.
+		h.until("the agent has noted the signals", func() bool { return !slices.Contains(kept(), begun) })
 	}
 	says("first one\n")
 	pid := h.untilRunning("default").Status.PID
@@ -276,12 +296,12 @@ func TestConfigChangeSignal(t *testing.T) {
 	says("first one\nagain two\nagain three\nagain four\n")
 	// An agent that is killed after it has begun to send the signal leaves this.
 	h.signal(unix.SIGKILL)
-	kept, err := filepath.Glob(h.path("s/bundles/*/private/objects"))
-	if err != nil || len(kept) != 2 {
-		t.Fatalf("found the digests %v, %v", kept, err)
+	files, err := filepath.Glob(digests)
+	if err != nil || len(files) != 2 {
+		t.Fatalf("found the digests %v, %v", files, err)
 	}
-	for _, file := range kept {
-		if err := os.WriteFile(file, []byte("a signal is being sent"), 0o600); err != nil {
+	for _, file := range files {
+		if err := os.WriteFile(file, []byte(begun), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
