@@ -55,10 +55,8 @@ func imageUses(d bundle.Dir) ([]image.Use, error) {
 	if r.ImageID != "" {
 		out = append(out, image.Use{By: by, Manifest: manifestOf(r.ImageID)})
 	}
-	if r.State == stateRunning && r.ImageID != "" {
-		return out, nil
-	}
-	// It starts, or may start again.
+	// It starts, or may start again: by then, the name may lead to another image than the one that
+	// it has, or the accepted spec may name another one.
 	if b := readDesired(d); b != nil {
 		for _, reference := range imagesOf(b) {
 			out = append(out, image.Use{By: by, Reference: reference})

@@ -51,7 +51,7 @@ func TestImageUses(t *testing.T) {
 	for _, use := range uses {
 		got = append(got, strings.Trim(fmt.Sprint(use.By, " ", use.Manifest, use.Reference), " "))
 	}
-	want := "runs " + digest + ", starts x:2, stopped " + digest + ", stopped x:2"
+	want := "runs " + digest + ", runs x:2, starts x:2, stopped " + digest + ", stopped x:2"
 	if strings.Join(got, ", ") != want {
 		t.Errorf("found %q; want %q", got, want)
 	}
