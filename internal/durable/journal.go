@@ -5,9 +5,11 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -124,6 +126,40 @@ func (j *Journal) RemovedAll(dir string) error {
 		}
 	}
 	return nil
+}
+
+// FindRemoved calls Removed for the files below a directory that another process has removed, and
+// reports whether there were any.
+func (j *Journal) FindRemoved(dir string) (found bool, err error) {
+	if j == nil {
+		return false, nil
+	}
+	top, err := j.name(dir)
+	if err != nil {
+		return false, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for below, files := range j.files {
+		if below != top && !strings.HasPrefix(below, top+"/") {
+			continue
+		}
+		for base := range files {
+			name := filepath.Join(below, base)
+			_, err := os.Lstat(filepath.Join(j.dir, name))
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return found, err
+			}
+			if err := j.add(kindRemoved, name, nil, true); err != nil {
+				return found, err
+			}
+			found = true
+		}
+	}
+	return found, nil
 }
 
 func (j *Journal) name(path string) (string, error) {

@@ -15,8 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
+	"github.com/berth-run/berth/internal/procfs"
 )
 
 // smallStore is a store on a filesystem of 40 MiB, and a registry beside it.
@@ -390,6 +392,69 @@ func TestRemoveKeepsMovedName(t *testing.T) {
 	}
 	if n := s.layersLeft(); n != 1 {
 		t.Errorf("found %d layers left; want 1", n)
+	}
+}
+
+// TestRemoveBesideSurvivesPowerLoss: the agent's journal does not restore the record of an image
+// that a command has removed once layers of its next pull are there, which nothing has flushed.
+func TestRemoveBesideSurvivesPowerLoss(t *testing.T) {
+	leaktest.Check(t)
+	state := t.TempDir()
+	const records = "images/images/*/*.json"
+	journal, err := durable.OpenJournal(state, records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = journal.Close() })
+	s := openStoreAt(t, filepath.Join(state, "images"), WithJournal(journal))
+	reg := newRegistry(t)
+	first, second := mebibytes(t, "first", 1), mebibytes(t, "second", 1)
+	reference := reg.push(t, "a", "1", testImage{layers: [][]byte{first, second}})
+	ensure(t, s, reference, Default)
+	noUses := func() ([]Use, error) { return nil, nil }
+	beside := openStoreAt(t, s.dir, Beside())
+	if _, err := beside.Remove(t.Context(), &must(beside.List(noUses))[0]); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	arrived, ended := make(chan struct{}), make(chan error, 1)
+	blocked := newBlob("", gz(second)).desc.Digest.String()
+	reg.spoil = func(path string, body []byte) []byte {
+		if strings.HasSuffix(path, blocked) {
+			close(arrived)
+			<-ctx.Done()
+		}
+		return body
+	}
+	go func() {
+		_, err := s.Ensure(ctx, reference, Default)
+		ended <- err
+	}()
+	<-arrived
+	lost := t.TempDir()
+	data, err := os.ReadFile(filepath.Join(state, durable.JournalFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(lost, durable.JournalFile), data)
+	thisBoot := procfs.BootID
+	procfs.BootID = func() (string, error) { return "another boot", nil }
+	after, err := durable.OpenJournal(lost, records)
+	procfs.BootID = thisBoot
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, _ := filepath.Glob(filepath.Join(lost, records)); len(found) > 0 {
+		t.Errorf("found the records %v after a loss of power", found)
+	}
+	if err := after.Close(); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("found %v", err)
 	}
 }
 

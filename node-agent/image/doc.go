@@ -62,5 +62,5 @@
 // Everything appears under its final name by rename(2), so a process that is killed at any moment
 // leaves nothing behind but a directory in tmp. The layers of an image are flushed by one
 // syncfs(2), and the record of the image is written after it: a recorded layer is whole. After a
-// boot, Open removes the layers that no record names.
+// boot, Open removes the layers that no record of a whole image names.
 package image

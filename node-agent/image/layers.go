@@ -149,6 +149,11 @@ func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *re
 	if err != nil {
 		return "", err
 	}
+	if s.beside { // the agent's journal may restore a record that vouches for the layer
+		if err := s.syncLayers(); err != nil {
+			return "", err
+		}
+	}
 	final := s.layerPath("layers", diffID)
 	if result.dependent {
 		final = s.layerPath("chains", chainID)
@@ -168,6 +173,17 @@ func publish(tmp, final string) error {
 		return err
 	}
 	return os.Rename(tmp, final)
+}
+
+// forgetRemoved takes the records that a command beside the agent has removed out of the journal.
+// After a loss of power, the journal would restore them, and they would vouch for the layers of
+// this pull, which may be incomplete by then.
+func (s *Store) forgetRemoved(ctx context.Context) error {
+	found, err := s.journal.FindRemoved(filepath.Join(s.dir, "images"))
+	if err != nil || !found {
+		return err
+	}
+	return s.journal.Flush(ctx)
 }
 
 // syncLayers flushes all layers, so that they survive a power loss. One flush of the filesystem

@@ -79,8 +79,8 @@ func (s *Store) haveSession(ctx context.Context) error {
 	return s.openSession(ctx)
 }
 
-// dropUnrecorded removes, after a boot, the layers that no image's record names: a loss of power
-// may have left only a part of them. The caller holds the lock of the store.
+// dropUnrecorded removes, after a boot, the layers that no record of a whole image names: a loss of
+// power may have left only a part of them. The caller holds the lock of the store.
 func (s *Store) dropUnrecorded() error {
 	boot, err := procfs.BootID()
 	if err != nil {
@@ -106,6 +106,9 @@ func (s *Store) dropUnrecorded() error {
 			continue
 		} else if err != nil {
 			return err // it may name layers that must stay
+		}
+		if !s.isWhole(&rec) {
+			continue // the journal has restored it: its image was removed, or it is damaged
 		}
 		for _, l := range rec.Layers {
 			recorded[filepath.Join(s.dir, filepath.Dir(l))] = true

@@ -123,6 +123,10 @@ func (s *Store) unrecord(ctx context.Context, img *Stored, f *os.File) (trash []
 	if err := s.removeRecord(img.path); err != nil {
 		return nil, err
 	}
+	// A record that a loss of power brings back would vouch for layers of the next pull.
+	if err := s.journal.Flush(ctx); err != nil {
+		return nil, err
+	}
 	return s.discard(announced, func(dir string, _ os.FileInfo) bool {
 		return slices.Contains(img.layers, dir)
 	})

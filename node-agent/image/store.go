@@ -418,6 +418,9 @@ func (s *Store) unpackAll(ctx context.Context, r reference, src source, res *res
 		return nil, err
 	}
 	defer keep()
+	if err := s.forgetRemoved(ctx); err != nil {
+		return nil, err
+	}
 	img, err := s.unpack(ctx, r, src, res)
 	if err != nil {
 		return nil, err

@@ -96,6 +96,14 @@ func TestBootDropsUnrecordedLayers(t *testing.T) {
 		}}); err != nil {
 		t.Fatal(err)
 	}
+	// The journal has restored this one after a command beside the agent had removed the image.
+	if err := s.writeJSON(filepath.Join(dir, "images", "sha256", "2.json"),
+		imageRecord{Layers: []string{
+			"layers/sha256/partial/diff",
+			"layers/sha256/removed/diff",
+		}}); err != nil {
+		t.Fatal(err)
+	}
 	there := func(name string) bool { return isDir(filepath.Join(dir, name, "diff")) }
 	all := []string{
 		"layers/sha256/named", "chains/sha256/named", "layers/sha256/partial",
