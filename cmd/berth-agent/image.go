@@ -133,8 +133,8 @@ func imageRemoveCommand(o *options) *cobra.Command {
 		Use:   "rm IMAGE...",
 		Short: "Remove images that no container has",
 		Long: `rm removes images by their names, or by the first 7 or more digits of their digests. It refuses
-an image of a container, also of one that is stopped. Of an image with several names, the name
-alone is removed; the digest removes all of them.`,
+an image that a container has, even a stopped one. Of an image with several names, a name removes
+only itself; the digest removes all of them.`,
 		Example: "  berth-agent image rm docker.io/library/busybox:1.37\n  berth-agent image rm 8cf9978720e1",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -255,8 +255,8 @@ func imagePinCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pin REFERENCE...",
 		Short: "Keep images from garbage collection and prune",
-		Long: `pin keeps the image of a reference, whichever it is at a time, from garbage collection and prune.
-It need not be on the node yet. "image rm" removes it all the same.`,
+		Long: `pin protects the image that a reference names at any time, also after its tag moves, from garbage
+collection and prune. It need not be on the node yet. "image rm" removes it all the same.`,
 		Example: "  berth-agent image pin docker.io/library/busybox:1.37",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -268,7 +268,7 @@ It need not be on the node yet. "image rm" removes it all the same.`,
 func imageUnpinCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:     "unpin REFERENCE...",
-		Short:   "Take back pin",
+		Short:   "Let garbage collection and prune remove images again",
 		Example: "  berth-agent image unpin docker.io/library/busybox:1.37",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

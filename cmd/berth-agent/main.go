@@ -111,7 +111,7 @@ They go on when the agent ends, and the next agent takes them up again.`,
 	f.StringArrayVar(&o.bridgeSubnet, "bridge-subnet", nil,
 		"`subnet` of the bridge that containers have without CNI configuration, one of IPv4 and one of IPv6; absent, 10.89.0.0/16 or another that is free, and one of fd00::/8")
 	f.StringSliceVar(&o.clusterDNS, "cluster-dns", nil,
-		"`addresses` of the cluster's DNS servers, for containers with dnsPolicy ClusterFirst; absent, they have the node's")
+		"`addresses` of the cluster's DNS servers, for containers with dnsPolicy ClusterFirst; absent, they have the node's or, without a cluster, the agent's own")
 	f.StringVar(&o.ClusterDNS.Domain, "cluster-domain", "",
 		"`domain` of the cluster, such as cluster.local: that of Services, in search lists and names of containers")
 	f.StringVar(&o.SeccompRoot, "seccomp-profile-root", "/var/lib/kubelet/seccomp",

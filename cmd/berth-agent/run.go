@@ -126,7 +126,7 @@ func (o *options) imageFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.ImageGC.Period, "image-gc-period", 5*time.Minute,
 		"`time` between two looks at the disk of images")
 	f.StringArrayVar(&o.PinnedImages, "pinned-image", nil,
-		"`reference` of an image that is never removed; may be given several times")
+		"`reference` of an image that garbage collection and prune keep; may be given several times")
 }
 
 // checkImages returns the faults of the flags about images, and makes paths absolute.
@@ -157,17 +157,14 @@ func (o *options) checkImages() error {
 func (o *options) checkUsers() error {
 	first, last, _ := strings.Cut(o.users, "-")
 	from, err := strconv.ParseUint(first, 10, 32)
-	if err == nil {
-		var to uint64
-		to, err = strconv.ParseUint(last, 10, 32)
-		o.FirstUser, o.LastUser = uint32(from), uint32(to)
+	to, lastErr := strconv.ParseUint(last, 10, 32)
+	if err != nil || lastErr != nil {
+		return fmt.Errorf("--user-namespace-ids: found %q; allowed: FIRST-LAST, such as 65536-1048575",
+			o.users)
 	}
-	if err == nil {
-		_, err = userns.Open("", o.FirstUser, o.LastUser)
-	}
-	if err != nil {
-		return fmt.Errorf("--user-namespace-ids: found %q; allowed: FIRST-LAST, as in 65536-1048575: %w",
-			o.users, err)
+	o.FirstUser, o.LastUser = uint32(from), uint32(to)
+	if _, err := userns.Open("", o.FirstUser, o.LastUser); err != nil {
+		return fmt.Errorf("--user-namespace-ids: %w", err)
 	}
 	return nil
 }

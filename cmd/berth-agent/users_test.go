@@ -157,3 +157,27 @@ done
 	}
 	h.removeAll("all.yaml")
 }
+
+// TestUserNamespaceIDs: a wrong range of ids has one error, with what was found and what is allowed.
+func TestUserNamespaceIDs(t *testing.T) {
+	const form, ids = `; allowed: FIRST-LAST, such as 65536-1048575`, `; allowed: at least 65536 ids,` +
+		` from a multiple of 65536 on (not 0), up to 4294967294`
+	for flag, want := range map[string]string{
+		"65536-131071":     "",
+		"65536":            `found "65536"` + form,
+		"a-b":              `found "a-b"` + form,
+		"65536-4294967296": `found "65536-4294967296"` + form,
+		"65536-4294967295": "found the ids 65536 to 4294967295" + ids,
+		"65536-131070":     "found the ids 65536 to 131070" + ids,
+		"0-65535":          "found the ids 0 to 65535" + ids,
+	} {
+		o := &options{users: flag}
+		err := o.checkUsers()
+		if want == "" && err == nil && o.FirstUser == 65536 && o.LastUser == 131071 {
+			continue
+		}
+		if err == nil || err.Error() != "--user-namespace-ids: "+want {
+			t.Errorf("%s: found %v; want %s", flag, err, want)
+		}
+	}
+}

@@ -35,8 +35,8 @@ type Ranges struct {
 func Open(dir string, first, last uint32) (*Ranges, error) {
 	// Ranges of earlier settings do not overlap these, since all begin at multiples of Size.
 	if first < Size || first%Size != 0 || last < first || last-first < Size-1 || last == 1<<32-1 {
-		return nil, fmt.Errorf("found the ids %d to %d; allowed: %d or more, from a multiple of %d on",
-			first, last, Size, Size)
+		return nil, fmt.Errorf("found the ids %d to %d; allowed: at least %d ids, from a multiple of %d"+
+			" on (not 0), up to 4294967294", first, last, Size, Size)
 	}
 	return &Ranges{dir: dir, first: first, last: last}, nil
 }
