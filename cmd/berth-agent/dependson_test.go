@@ -73,12 +73,7 @@ func TestStandaloneDependsOn(t *testing.T) {
 func TestStandaloneSampleDependsOn(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	text, err := os.ReadFile("../../config/samples/standalone/dependson.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.raw("dependson.yaml", strings.ReplaceAll(string(text), "/var/lib/berth/archives/hello.tar",
-		programs+"/busybox.tar"))
+	h.raw("dependson.yaml", sample(t, "standalone/dependson.yaml"))
 	h.until("the client has ended", func() bool {
 		c := h.get("client")
 		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded

@@ -117,12 +117,7 @@ func TestStandaloneJoin(t *testing.T) {
 func TestStandaloneSampleJoin(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	text, err := os.ReadFile("../../config/samples/standalone/join.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.raw("join.yaml", strings.ReplaceAll(string(text), "/var/lib/berth/archives/hello.tar",
-		programs+"/busybox.tar"))
+	h.raw("join.yaml", sample(t, "standalone/join.yaml"))
 	h.until("the helper has ended", func() bool {
 		c := h.get("helper")
 		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded

@@ -99,8 +99,7 @@ func TestStandaloneSampleNames(t *testing.T) {
 	h := newHost(t)
 	h.ownNetwork()
 	h.start()
-	h.raw("names.yaml", strings.ReplaceAll(sample(t, "standalone/names.yaml"),
-		"/var/lib/berth/archives/hello.tar", programs+"/busybox.tar"))
+	h.raw("names.yaml", sample(t, "standalone/names.yaml"))
 	h.until("the client has both answers", func() bool {
 		out, _, _ := h.run("", "logs", "client") // also what wget says before the server listens
 		return strings.Contains(out, "site is site\n") && strings.Contains(out, "www is site\n")
