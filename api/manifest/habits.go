@@ -79,6 +79,7 @@ var composeRenamed = map[string]string{
 	"cap_drop":          "spec.securityContext.capabilities.drop",
 	"container_name":    "metadata.name",
 	"cpus":              "spec.resources.limits.cpu",
+	"depends_on":        "spec.dependsOn",
 	"dns":               "spec.dnsConfig.nameservers",
 	"dns_search":        "spec.dnsConfig.searches",
 	"entrypoint":        "spec.command",
@@ -89,7 +90,6 @@ var composeRenamed = map[string]string{
 	"read_only":         "spec.securityContext.readOnlyRootFilesystem",
 	"runtime":           "spec.runtimeClassName",
 	"shm_size":          "spec.shmSize",
-	"depends_on":        "spec.dependsOn",
 	"stop_grace_period": "spec.terminationGracePeriodSeconds",
 	"sysctls":           "spec.securityContext.sysctls",
 }

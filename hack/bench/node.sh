@@ -46,7 +46,7 @@ unshare --mount --net --pid --fork --kill-child --mount-proc --propagation priva
 	sh -euc '
 		! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
 		mount -t tmpfs -o mode=755 tmpfs /run
-		# ctr has the plugins of CNI here, and both it and podman the addresses in use there.
+		# ctr looks for CNI plugins in /opt/cni/bin. ctr and podman record addresses in /var/lib/cni.
 		mount -t tmpfs tmpfs /opt
 		mkdir -p /opt/cni /var/lib/cni
 		ln -s /usr/lib/cni /opt/cni/bin

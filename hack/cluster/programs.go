@@ -98,8 +98,8 @@ func (c *cluster) startAgent(ctx context.Context) error {
 			"--log-dir", filepath.Join(c.dir, "agent", "log"),
 			"--cgroup-parent", c.cgroup(),
 			"--berth-binary", filepath.Join(c.bin, "berth"),
-			// This machine's networks are not the cluster's: without a file in it, containers have
-			// loopback alone.
+			// The cluster does not use this machine's networks: as long as this directory has no file,
+			// containers have loopback alone.
 			"--cni-conf-dir", filepath.Join(c.dir, "agent", "cni"),
 		},
 	})

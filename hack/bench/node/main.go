@@ -52,7 +52,7 @@ func bench() error {
 		"`numbers` of running containers to measure the memory at; empty for none")
 	rounds := flag.Int("rounds", 3, "`times` that each is measured; the median counts")
 	bridge := flag.Bool("network", false,
-		"connect each container to a bridge, by CNI, and print how long each step of a start takes")
+		"connect each container to a bridge, by CNI, and print how long each stage of a start takes")
 	only := flag.String("only", "",
 		"measure only engines whose name matches this `expression`, such as berth or berth|ctr")
 	flag.Parse()
@@ -88,7 +88,7 @@ func bench() error {
 			return err
 		}
 		if b.bridge {
-			if err := b.measureSteps(n, *group); err != nil {
+			if err := b.measureStages(n, *group); err != nil {
 				return err
 			}
 		}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// flushRules removes the rules and addresses of containers with a network; ctr removes none. They
-// are in the sandbox.
+// flushRules removes the rules and addresses that containers had in the network namespace of the
+// benchmark; ctr leaves its own behind.
 func flushRules() error {
 	return command("sh", "-euc", `for p in iptables ip6tables; do
 		for t in nat filter; do $p --wait -t $t -F; $p --wait -t $t -X; done
@@ -20,9 +20,9 @@ func flushRules() error {
 	find /var/lib/cni -mindepth 1 -delete`)
 }
 
-// measureSteps prints how long each stage of the agent takes when n containers start at once.
-func (h host) measureSteps(n int, parent string) (err error) {
-	g, err := newCgroup(parent + "/steps")
+// measureStages prints how long each stage of the agent takes when n containers start at once.
+func (h host) measureStages(n int, parent string) (err error) {
+	g, err := newCgroup(parent + "/stages")
 	if err != nil {
 		return err
 	}
