@@ -317,6 +317,12 @@ func TestContainerRules(t *testing.T) {
 			"appArmorProfile.localhostProfile names a profile for the type Localhost: set both or neither",
 		},
 		{
+			"AppArmor profile that counts for nothing",
+			image + "securityContext: {appArmorProfile: {type: RuntimeDefault}}", image +
+				"securityContext: {appArmorProfile: {type: RuntimeDefault, localhostProfile: ''}}",
+			"appArmorProfile.localhostProfile names a profile for the type Localhost: set both or neither",
+		},
+		{
 			"AppArmor profile of a privileged container",
 			image + "securityContext: {privileged: true, appArmorProfile: {type: Unconfined}}", image +
 				"securityContext: {privileged: true, appArmorProfile: {type: RuntimeDefault}}",
@@ -352,6 +358,18 @@ func TestContainerRules(t *testing.T) {
 			"seccomp file",
 			image + "securityContext: {seccompProfile: {type: Localhost, localhostProfile: x}}", image +
 				"securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: x}}",
+			"localhostProfile names a file of the node for the type Localhost: set both or neither",
+		},
+		{
+			"seccomp file that counts for nothing",
+			image + "securityContext: {seccompProfile: {type: RuntimeDefault}}", image +
+				"securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: ''}}",
+			"localhostProfile names a file of the node for the type Localhost: set both or neither",
+		},
+		{
+			"seccomp file of no name",
+			image + "securityContext: {seccompProfile: {type: Unconfined}}", image +
+				"securityContext: {seccompProfile: {type: Localhost, localhostProfile: ''}}",
 			"localhostProfile names a file of the node for the type Localhost: set both or neither",
 		},
 		{
