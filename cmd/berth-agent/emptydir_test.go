@@ -27,10 +27,11 @@ func TestSizeLimitOnDisk(t *testing.T) {
 			"  volumeMounts: [{name: cache, mountPath: /cache}]\n"+
 			"  terminationGracePeriodSeconds: 1\n"+more)
 	}
-	const fill = "; dd if=/dev/zero of=/cache/file bs=64k count=COUNT 2>/dev/null"
-	write("over", "echo found $(ls /cache)"+strings.Replace(fill, "COUNT", "48", 1), "")
-	write("below", "true"+strings.Replace(fill, "COUNT", "8", 1), "")
-	write("job", "true"+strings.Replace(fill, "COUNT", "48", 1), "  restartPolicy: Never\n")
+	// At once: a look in between would find another size.
+	const fill = "; fallocate -l SIZE /cache/file"
+	write("over", "echo found $(ls /cache)"+strings.Replace(fill, "SIZE", "3145728", 1), "")
+	write("below", "true"+strings.Replace(fill, "SIZE", "524288", 1), "")
+	write("job", "true"+strings.Replace(fill, "SIZE", "3145728", 1), "  restartPolicy: Never\n")
 	below := h.untilRunning("below")
 	evicted := func(end *corev1.ContainerStateTerminated) bool {
 		return end != nil && end.Reason == v1alpha1.ReasonEvicted &&
