@@ -141,11 +141,11 @@ func (d Dir) keepVolumes(keep map[string]*corev1.EmptyDirVolumeSource) error {
 	for _, e := range entries {
 		source, wanted := keep[e.Name()]
 		if wanted {
-			keep, err := onMedium(d.Volume(e.Name()), source.Medium)
+			same, err := onMedium(d.Volume(e.Name()), source.Medium)
 			if err != nil {
 				return fmt.Errorf("look at volume %s: %w", e.Name(), err)
 			}
-			if keep {
+			if same {
 				continue
 			}
 		}
