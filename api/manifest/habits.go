@@ -60,7 +60,8 @@ func objectHabits() map[string]habit {
 		},
 		"spec.initContainers": {
 			what: "a field of a Pod that Berth does not have yet",
-			fix:  "run the work in the container's own command",
+			fix: "run the work in the container's own command or, without a cluster, in a Container of its own" +
+				" that spec.dependsOn names with the condition Completed",
 		},
 		"spec.template": {
 			what: "the template of a Deployment or Job", fix: noOther,
@@ -98,12 +99,10 @@ var composeRenamed = map[string]string{
 // to do instead.
 var composeMissing = map[string]string{
 	"build":        "build the image with another program, and name it in spec.image",
-	"configs":      "remove it",
 	"deploy":       "write limits into spec.resources",
 	"env_file":     "write the variables into env",
 	"healthcheck":  "remove it",
 	"init":         "remove it",
-	"secrets":      "remove it",
 	"security_opt": "write spec.securityContext",
 	"stop_signal":  "the image's STOPSIGNAL is honoured",
 }
@@ -147,8 +146,7 @@ func serviceHabits() map[string]habit {
 		"spec.memory": {fix: "write spec.resources.limits.memory"},
 		"spec.cpu":    {fix: "write spec.resources.limits.cpu"},
 		"spec.network_mode": {
-			what:    "compose's name",
-			fix:     "for the node's own network write spec.hostNetwork: true",
+			what: "compose's name", write: writeNetworkMode,
 			instead: []string{"spec.hostNetwork"},
 		},
 		"spec.pid": {
@@ -158,6 +156,14 @@ func serviceHabits() map[string]habit {
 		"spec.ipc": {
 			what: "compose's name",
 			fix:  "for the node's own IPC write spec.hostIPC: true",
+		},
+		"spec.configs": {
+			what: "compose's name",
+			fix:  "write a ConfigMap, a volume {name: NAME, configMap: {name: NAME}} and a volumeMount of it",
+		},
+		"spec.secrets": {
+			what: "compose's name",
+			fix:  "write a Secret, a volume {name: NAME, secret: {secretName: NAME}} and a volumeMount of it",
 		},
 		"spec.tmpfs": {
 			what: "compose's name",
@@ -251,6 +257,18 @@ func writeRestart(n *yaml.Node) string {
 		return "write restartPolicy: " + p
 	}
 	return "write restartPolicy: Always, OnFailure or Never"
+}
+
+// writeNetworkMode shows compose's network_mode as the field of that network.
+func writeNetworkMode(n *yaml.Node) string {
+	mode, name, _ := strings.Cut(n.Value, ":")
+	switch {
+	case mode == "none":
+		return "write network: {none: true}"
+	case (mode == "service" || mode == "container") && name != "":
+		return fmt.Sprintf("write network: {container: %s}", name)
+	}
+	return "for the node's own network write spec.hostNetwork: true"
 }
 
 func writeUser(n *yaml.Node) string {

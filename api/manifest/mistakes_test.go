@@ -397,7 +397,7 @@ spec: {image: a}
 		{
 			"initContainers", spec(`initContainers: []`),
 			[]string{
-				`7:3: spec.initContainers: found a field of a Pod that Berth does not have yet; run the work in the container's own command`,
+				`7:3: spec.initContainers: found a field of a Pod that Berth does not have yet; run the work in the container's own command or, without a cluster, in a Container of its own that spec.dependsOn names with the condition Completed`,
 			},
 		},
 		{
@@ -680,6 +680,30 @@ volumeMounts: ["data:/data"]`),
 		{
 			"mem_limit", spec(`mem_limit: 64m`),
 			[]string{`7:3: spec.mem_limit: found compose's name; write spec.resources.limits.memory`},
+		},
+		{
+			"network_mode of another service", spec(`network_mode: service:db`),
+			[]string{
+				`7:3: spec.network_mode: found compose's name; write network: {container: db}`,
+			},
+		},
+		{
+			"network_mode none", spec(`network_mode: none`),
+			[]string{
+				`7:3: spec.network_mode: found compose's name; write network: {none: true}`,
+			},
+		},
+		{
+			"configs", spec(`configs: [shop]`),
+			[]string{
+				`7:3: spec.configs: found compose's name; write a ConfigMap, a volume {name: NAME, configMap: {name: NAME}} and a volumeMount of it`,
+			},
+		},
+		{
+			"secrets", spec(`secrets: [login]`),
+			[]string{
+				`7:3: spec.secrets: found compose's name; write a Secret, a volume {name: NAME, secret: {secretName: NAME}} and a volumeMount of it`,
+			},
 		},
 		{
 			"network_mode", spec(`network_mode: host`),
