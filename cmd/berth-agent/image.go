@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -12,12 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/berth-run/berth/node-agent/agent"
 	"github.com/berth-run/berth/node-agent/claim"
@@ -66,8 +62,8 @@ func imageListCommand(o *options) *cobra.Command {
 		Example: "  berth-agent image ls\n  berth-agent image ls -o yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "" && output != "json" && output != "yaml" && output != "name" {
-				return fmt.Errorf("--output: found %q; allowed: json, yaml, name, or nothing for a table", output)
+			if err := checkOutput(output, "json", "yaml", "name"); err != nil {
+				return err
 			}
 			return o.withImages(func(images *standalone.Images) error {
 				all, err := images.List()
@@ -84,7 +80,7 @@ func imageListCommand(o *options) *cobra.Command {
 					}
 					return nil
 				}
-				return print(cmd.OutOrStdout(), output, standalone.ListImages(all))
+				return print(cmd.OutOrStdout(), output, standalone.List(all))
 			})
 		},
 	}
@@ -97,16 +93,12 @@ func printImages(w io.Writer, images []standalone.Image, now time.Time) {
 		fmt.Fprintln(w, "no images")
 		return
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(tw, "NAME\tDIGEST\tSIZE\tCREATED\tLAST USED\tUSED BY")
+	tw := newTable(w, "NAME", "DIGEST", "SIZE", "CREATED", "LAST USED", "USED BY")
 	for i := range images {
 		st := &images[i].Status
-		names, usedBy := st.Names, "-"
+		names, usedBy := st.Names, joined(st.UsedBy)
 		if len(names) == 0 {
 			names = []string{"<none>"}
-		}
-		if len(st.UsedBy) > 0 {
-			usedBy = strings.Join(st.UsedBy, ", ")
 		}
 		if st.Pinned {
 			usedBy += " (pinned)"
@@ -118,14 +110,6 @@ func printImages(w io.Writer, images []standalone.Image, now time.Time) {
 		}
 	}
 	_ = tw.Flush()
-}
-
-// age returns how long ago something was, or "-" if that is not known.
-func age(t *metav1.Time, now time.Time) string {
-	if t == nil || t.IsZero() {
-		return "-"
-	}
-	return duration.HumanDuration(now.Sub(t.Time))
 }
 
 func imageRemoveCommand(o *options) *cobra.Command {
@@ -168,8 +152,10 @@ them. An image has no name once its tag leads to another image.`,
 				if err != nil || len(unneeded) == 0 {
 					return err
 				}
-				if !force && !confirmedImages(cmd, unneeded) {
-					return errors.New("nothing is removed: found no confirmation; allowed: y, or --force")
+				if !force {
+					if err := confirmImages(cmd, unneeded); err != nil {
+						return err
+					}
 				}
 				var errs []error
 				for i := range unneeded {
@@ -188,15 +174,14 @@ them. An image has no name once its tag leads to another image.`,
 	return c
 }
 
-// confirmedImages asks whether images are to be removed.
-func confirmedImages(cmd *cobra.Command, images []standalone.Image) bool {
-	w := cmd.ErrOrStderr()
-	fmt.Fprintln(w, "These images are removed:")
+// confirmImages asks whether images are to be removed.
+func confirmImages(cmd *cobra.Command, images []standalone.Image) error {
+	var lines []string
 	for i := range images {
-		fmt.Fprintf(w, "  %s   %.1f MB\n", images[i].Name, float64(images[i].Status.Size)/1e6)
+		lines = append(lines, fmt.Sprintf("%s   %.1f MB", images[i].Name,
+			float64(images[i].Status.Size)/1e6))
 	}
-	fmt.Fprint(w, "Continue? [y/N] ")
-	return saysYes(bufio.NewReader(cmd.InOrStdin()))
+	return confirm(cmd, "These images are removed:", lines)
 }
 
 func imagePullCommand(o *options) *cobra.Command {

@@ -130,19 +130,7 @@ func TestEveryImageRemovalStepKilled(t *testing.T) {
 	// Once the image is gone, all further steps remove files of its layer.
 	for through := false; !through && gone < 5; steps++ {
 		h.does("image", "pull", reference)
-		cmd := h.program("image", "rm", reference, "--state-dir", h.path("s"))
-		cmd.Args = append([]string{"/bin/sh", "-c", `kill -STOP $$; exec "$@"`, "sh"}, cmd.Args...)
-		cmd.Path = "/bin/sh"
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		h.until("the command waits", func() bool { return procState(cmd.Process.Pid) == "T" })
-		k := killAt(t, cmd.Process.Pid, steps+1)
-		if err := cmd.Process.Signal(unix.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait()
-		through = k.end() == ""
+		through = h.killedAt(steps+1, "image", "rm", reference, "--state-dir", h.path("s")) == ""
 		listed := h.images()
 		if listed == "" {
 			gone++

@@ -65,6 +65,29 @@ func killAt(t *testing.T, pid, n int) *killer {
 	return k
 }
 
+// waitForCont returns the beginning of a command line that stops itself, and becomes the command
+// behind it on SIGCONT.
+func waitForCont() []string { return []string{"/bin/sh", "-c", `kill -STOP $$; exec "$@"`, "sh"} }
+
+// killedAt runs a command of berth-agent that is killed at its nth step, and returns that step, or
+// "" if the command has fewer.
+func (h *host) killedAt(n int, args ...string) string {
+	h.t.Helper()
+	cmd := h.program(args...)
+	cmd.Args = append(waitForCont(), cmd.Args...)
+	cmd.Path = cmd.Args[0]
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.until("the command waits", func() bool { return procState(cmd.Process.Pid) == "T" })
+	k := killAt(h.t, cmd.Process.Pid, n)
+	if err := cmd.Process.Signal(unix.SIGCONT); err != nil {
+		h.t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	return k.end()
+}
+
 // killed reports whether the process has been killed.
 func (k *killer) killed() bool { return len(k.found) > 0 }
 

@@ -285,7 +285,7 @@ var takeover = stepScenario{
 		r.until("the agent holds it", r.holds)
 		r.signal(unix.SIGKILL)
 		// It waits for the killer, which then sees its first step.
-		r.tracer = []string{"/bin/sh", "-c", `kill -STOP $$; exec "$@"`, "sh"}
+		r.tracer = waitForCont()
 		r.start()
 		r.tracer = nil
 		r.until("the next agent waits", func() bool { return procState(r.agent.Process.Pid) == "T" })

@@ -3,19 +3,16 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"sigs.k8s.io/yaml"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/standalone"
@@ -32,8 +29,8 @@ func statusCommand(o *options) *cobra.Command {
   berth-agent status --check`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "" && output != "json" && output != "yaml" {
-				return fmt.Errorf("--output: found %q; allowed: json, yaml, or nothing for a table", output)
+			if err := checkOutput(output, "json", "yaml"); err != nil {
+				return err
 			}
 			r, err := standalone.ReadReport(o.StateDir, time.Now())
 			for _, c := range r.Complaints {
@@ -78,26 +75,13 @@ func statusCommand(o *options) *cobra.Command {
 	return c
 }
 
-func print(w io.Writer, format string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err == nil && format == "yaml" {
-		data, err = yaml.JSONToYAML(data)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(w, strings.TrimRight(string(data), "\n"))
-	return err
-}
-
 // printTable prints what people look for first.
 func printTable(w io.Writer, r standalone.Report, now time.Time) {
 	if len(r.Containers)+len(r.Manifests) == 0 {
 		fmt.Fprintln(w, "no containers")
 		return
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(tw, "NAME\tPHASE\tREADY\tRESTARTS\tIP\tPID\tAGE\tMESSAGE")
+	tw := newTable(w, "NAME", "PHASE", "READY", "RESTARTS", "IP", "PID", "AGE", "MESSAGE")
 	for i := range r.Containers {
 		c := &r.Containers[i]
 		ready := "Unknown"
@@ -117,15 +101,12 @@ func printTable(w io.Writer, r standalone.Report, now time.Time) {
 			duration.HumanDuration(now.Sub(c.CreationTimestamp.Time)), standalone.Message(c))
 	}
 	for _, m := range r.Manifests {
-		age := "-"
-		if since := m.Status.Faults[0].Since; !since.IsZero() {
-			age = duration.HumanDuration(now.Sub(since.Time))
-		}
 		text := strings.Join(strings.Fields(m.Status.Faults[0].Fault.Error()), " ")
 		if more := len(m.Status.Faults) - 1; more > 0 {
 			text += fmt.Sprintf(" (and %d more faults)", more)
 		}
-		fmt.Fprintf(tw, "%s\t%s\tFalse\t-\t-\t-\t%s\t%s\n", m.Name, m.Status.PrintableStatus, age, text)
+		fmt.Fprintf(tw, "%s\t%s\tFalse\t-\t-\t-\t%s\t%s\n", m.Name, m.Status.PrintableStatus,
+			age(&m.Status.Faults[0].Since, now), text)
 	}
 	_ = tw.Flush()
 }

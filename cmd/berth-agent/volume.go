@@ -3,17 +3,13 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/berth-run/berth/node-agent/standalone"
 	"github.com/berth-run/berth/node-agent/volume"
@@ -42,8 +38,8 @@ func volumeListCommand(o *options) *cobra.Command {
 		Example: "  berth-agent volume ls\n  berth-agent volume ls -o yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "" && output != "json" && output != "yaml" {
-				return fmt.Errorf("--output: found %q; allowed: json, yaml, or nothing for a table", output)
+			if err := checkOutput(output, "json", "yaml"); err != nil {
+				return err
 			}
 			if _, err := o.readSettings(); err != nil {
 				return err
@@ -53,7 +49,7 @@ func volumeListCommand(o *options) *cobra.Command {
 				return needRoot(err)
 			}
 			if output != "" {
-				return print(cmd.OutOrStdout(), output, standalone.ListVolumes(volumes))
+				return print(cmd.OutOrStdout(), output, standalone.List(volumes))
 			}
 			printVolumes(cmd.OutOrStdout(), volumes, time.Now())
 			return nil
@@ -68,21 +64,15 @@ func printVolumes(w io.Writer, volumes []standalone.Volume, now time.Time) {
 		fmt.Fprintln(w, "no volumes")
 		return
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(tw, "NAMESPACE\tNAME\tCLAIMED\tUSED BY\tAGE")
+	tw := newTable(w, "NAMESPACE", "NAME", "CLAIMED", "USED BY", "AGE")
 	for i := range volumes {
 		v := &volumes[i]
-		claimed, usedBy, age := "no", "-", "-"
+		claimed := "no"
 		if v.Status.Claimed {
 			claimed = "yes"
 		}
-		if len(v.Status.UsedBy) > 0 {
-			usedBy = strings.Join(v.Status.UsedBy, ", ")
-		}
-		if !v.CreationTimestamp.IsZero() {
-			age = duration.HumanDuration(now.Sub(v.CreationTimestamp.Time))
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", v.Namespace, v.Name, claimed, usedBy, age)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", v.Namespace, v.Name, claimed,
+			joined(v.Status.UsedBy), age(&v.CreationTimestamp, now))
 	}
 	_ = tw.Flush()
 }
@@ -136,8 +126,10 @@ which may claim any of them, nothing is removed.`,
 			if err != nil || len(unneeded) == 0 {
 				return needRoot(err)
 			}
-			if !force && !confirmed(cmd, unneeded) {
-				return errors.New("nothing is removed: found no confirmation; allowed: y, or --force")
+			if !force {
+				if err := confirmVolumes(cmd, unneeded); err != nil {
+					return err
+				}
 			}
 			var errs []error
 			for i := range unneeded {
@@ -154,20 +146,11 @@ which may claim any of them, nothing is removed.`,
 	return c
 }
 
-// confirmed asks whether volumes are to be removed.
-func confirmed(cmd *cobra.Command, volumes []standalone.Volume) bool {
-	w := cmd.ErrOrStderr()
-	fmt.Fprintln(w, "These volumes are removed with all their data:")
+// confirmVolumes asks whether volumes are to be removed.
+func confirmVolumes(cmd *cobra.Command, volumes []standalone.Volume) error {
+	var lines []string
 	for i := range volumes {
-		fmt.Fprintf(w, "  %s   %s\n", standalone.DisplayID(volumes[i].ID()), volumes[i].Status.Path)
+		lines = append(lines, standalone.DisplayID(volumes[i].ID())+"   "+volumes[i].Status.Path)
 	}
-	fmt.Fprint(w, "Continue? [y/N] ")
-	return saysYes(bufio.NewReader(cmd.InOrStdin()))
-}
-
-// saysYes reports whether a line is the answer yes.
-func saysYes(r *bufio.Reader) bool {
-	answer, _ := r.ReadString('\n')
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes"
+	return confirm(cmd, "These volumes are removed with all their data:", lines)
 }

@@ -236,19 +236,7 @@ func TestEveryVolumeRemovalStepKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		cmd := h.program("volume", "rm", "v", "--state-dir", h.path("s"))
-		cmd.Args = append([]string{"/bin/sh", "-c", `kill -STOP $$; exec "$@"`, "sh"}, cmd.Args...)
-		cmd.Path = "/bin/sh"
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		h.until("the command waits", func() bool { return procState(cmd.Process.Pid) == "T" })
-		k := killAt(t, cmd.Process.Pid, steps+1)
-		if err := cmd.Process.Signal(unix.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait()
-		through = k.end() == ""
+		through = h.killedAt(steps+1, "volume", "rm", "v", "--state-dir", h.path("s")) == ""
 		found, _ := filepath.Glob(dir + "/*/file")
 		if _, err := os.Stat(dir); err == nil && len(found) != files {
 			t.Fatalf("found %d files of %d in a volume that is there, at step %d", len(found), files, steps+1)

@@ -97,15 +97,6 @@ func shown(s *image.Stored) Image {
 	return out
 }
 
-// ListImages returns images as kubectl lists objects.
-func ListImages(images []Image) any {
-	items := []any{}
-	for i := range images {
-		items = append(items, &images[i])
-	}
-	return map[string]any{"apiVersion": "v1", "kind": "List", "items": items}
-}
-
 // Remove removes an image by a name or digest, unless a container has it. Of an image with several
 // names, a name is removed alone. It returns the name or the digest that is gone.
 func (i *Images) Remove(ctx context.Context, text string) (string, error) {

@@ -135,14 +135,7 @@ func manifestsOf(faults []folder.Fault) []Manifest {
 
 // List returns Containers and manifests as kubectl lists objects of several kinds.
 func (r Report) List() any {
-	items := []any{}
-	for i := range r.Containers {
-		items = append(items, &r.Containers[i])
-	}
-	for i := range r.Manifests {
-		items = append(items, &r.Manifests[i])
-	}
-	return map[string]any{"apiVersion": "v1", "kind": "List", "items": items}
+	return list(append(pointers(r.Containers), pointers(r.Manifests)...))
 }
 
 // Check returns an error that lists the Containers that are not Ready, and the manifests that are

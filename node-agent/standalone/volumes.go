@@ -121,15 +121,6 @@ func ReadVolumes(stateDir string) ([]Volume, error) {
 	return out, nil
 }
 
-// ListVolumes returns volumes as kubectl lists objects.
-func ListVolumes(volumes []Volume) any {
-	items := []any{}
-	for i := range volumes {
-		items = append(items, &volumes[i])
-	}
-	return map[string]any{"apiVersion": "v1", "kind": "List", "items": items}
-}
-
 // RemoveVolume removes a volume that nobody uses, with its data.
 func RemoveVolume(ctx context.Context, stateDir string, id volume.ID) error {
 	err := removeVolume(ctx, stateDir, id, func(u usage) error { return u.unused(id) })
