@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -196,7 +194,7 @@ the node may use the image then.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			settings, err := claim.Read(o.StateDir)
-			if _, there := os.Stat(filepath.Join(o.StateDir, "agent.json")); there == nil && err != nil {
+			if err != nil && !errors.Is(err, claim.ErrNoSettings) {
 				return needRoot(err)
 			}
 			if !cmd.Flags().Changed("registry-config") {

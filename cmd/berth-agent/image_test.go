@@ -4,7 +4,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/registrytest"
+	"github.com/berth-run/berth/node-agent/claim"
 )
 
 // images returns what "image ls" shows, a line for each image.
@@ -153,4 +156,30 @@ func TestEveryImageRemovalStepKilled(t *testing.T) {
 		return len(left) == 0
 	})
 	h.ready()
+}
+
+// TestImagePullReadsSettings: pull needs no agent, but if the settings of one cannot be read, it does
+// not go on without that agent's credentials and mirrors.
+func TestImagePullReadsSettings(t *testing.T) {
+	state := t.TempDir()
+	settings := filepath.Join(state, "agent.json")
+	pull := func() error {
+		c := command()
+		c.SetOut(io.Discard)
+		c.SetErr(io.Discard)
+		// Port 1 refuses connections.
+		c.SetArgs([]string{"image", "pull", "--state-dir", state, "127.0.0.1:1/none:1"})
+		return c.ExecuteContext(t.Context())
+	}
+	const unreadable = "read what the agent runs with"
+	if err := pull(); err == nil || strings.Contains(err.Error(), unreadable) ||
+		errors.Is(err, claim.ErrNoSettings) {
+		t.Errorf("without agent.json: found %v; want an error of the registry", err)
+	}
+	if err := os.Symlink(settings, settings); err != nil { // ELOOP
+		t.Fatal(err)
+	}
+	if err := pull(); err == nil || !strings.Contains(err.Error(), unreadable) {
+		t.Errorf("agent.json that cannot be read: found %v; want %q", err, unreadable)
+	}
 }

@@ -45,14 +45,17 @@ func (s Settings) Write(stateDir string) error {
 	return durable.Replace(settingsFile(stateDir), data, durable.Options{})
 }
 
-// Read returns the settings of the last agent with this state directory.
+// ErrNoSettings says that no agent has run with a state directory.
+var ErrNoSettings = errors.New("--state-dir: found no agent.json")
+
+// Read returns the settings of the last agent with this state directory; ErrNoSettings if there was
+// none.
 func Read(stateDir string) (Settings, error) {
 	var s Settings
 	data, err := os.ReadFile(settingsFile(stateDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf(
-			"--state-dir: found no agent.json in %s; allowed: the --state-dir of an agent that has run",
-			stateDir)
+			"%w in %s; allowed: the --state-dir of an agent that has run", ErrNoSettings, stateDir)
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &s)
