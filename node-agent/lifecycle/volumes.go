@@ -27,7 +27,7 @@ func (volumesStage) Ensure(ctx context.Context, c *Container) error {
 	if security == nil || security.FSGroup == nil {
 		return nil
 	}
-	for i, v := range c.Bundle.Spec.Volumes {
+	for _, v := range c.Bundle.Spec.Volumes {
 		var path string
 		claim, named := c.Claims[v.Name]
 		switch {
@@ -40,7 +40,7 @@ func (volumesStage) Ensure(ctx context.Context, c *Container) error {
 		}
 		onMismatch := named && security.FSGroupChangePolicy == corev1.FSGroupChangeOnRootMismatch
 		if err := bundle.GiveToGroup(ctx, path, uint32(*security.FSGroup), onMismatch); err != nil {
-			return ownFiles(fmt.Errorf("volumes[%d]: fsGroup: %w", i, err))
+			return ownFiles(fmt.Errorf("spec.securityContext.fsGroup: volume %s: %w", v.Name, err))
 		}
 	}
 	return nil
