@@ -87,3 +87,35 @@ func TestGiveToGroupOfRemovedDirectory(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestGiveToGroupOfDeepVolume: a volume has a limit of levels, since each takes descriptors.
+func TestGiveToGroupOfDeepVolume(t *testing.T) {
+	needs.Root(t)
+	volume := t.TempDir()
+	dir, err := os.OpenRoot(volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxDepth - 1 {
+		if err := dir.Mkdir("a", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		below, err := dir.OpenRoot("a")
+		dir.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir = below
+	}
+	defer dir.Close()
+	if err := GiveToGroup(t.Context(), volume, 77, false); err != nil {
+		t.Errorf("%d levels: %v", maxDepth, err)
+	}
+	if err := dir.Mkdir("a", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	want := "found directories 1000 deep; allowed: fewer"
+	if err := GiveToGroup(t.Context(), volume, 77, false); err == nil || err.Error() != want {
+		t.Errorf("%d levels: found %v; want %s", maxDepth+1, err, want)
+	}
+}
