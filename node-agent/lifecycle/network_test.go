@@ -13,8 +13,8 @@ import (
 	"github.com/berth-run/berth/node-agent/network"
 )
 
-// TestNetworkFault: plugins of an earlier agent that do not end are no fault of the container, whose
-// back-off would grow.
+// TestNetworkFault: plugins of an earlier agent that do not end, and others that have to leave its
+// network first, are no fault of the container, whose back-off would grow.
 func TestNetworkFault(t *testing.T) {
 	leaktest.Check(t)
 	for _, tc := range []struct {
@@ -23,6 +23,7 @@ func TestNetworkFault(t *testing.T) {
 	}{
 		{fmt.Errorf("connect: %w within 2m", network.ErrBusy), NodeFault},
 		{fmt.Errorf("connect: %w", unix.ENOSPC), NodeFault},
+		{fmt.Errorf("%w default/side, which has to end first", network.ErrJoined), NodeFault},
 		{errors.New("found hostPort 80/TCP, which another has"), ContainerFault},
 	} {
 		var fault *StageError
