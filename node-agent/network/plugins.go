@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -87,14 +86,11 @@ func pluginError(ctx context.Context, err error, stdout []byte, stderr string) e
 	return err
 }
 
-// errMissing is for the first of some plugins that is not installed.
-var errMissing = errors.New("not installed")
-
 // installed returns an error that names the first plugin that is missing.
 func installed(dirs []string, names ...string) error {
 	for _, name := range names {
 		if _, err := (&plugins{}).FindInPath(name, dirs); err != nil {
-			return fmt.Errorf("%w: %w", errMissing, err)
+			return fmt.Errorf("not installed: %w", err)
 		}
 	}
 	return nil
