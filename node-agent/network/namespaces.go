@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -129,19 +130,17 @@ func unpin(path string) error {
 
 // List returns the ids of the containers that have a namespace, or the file of one.
 func (n Namespaces) List() ([]string, error) {
-	var ids []string
+	ids := map[string]bool{}
 	for _, dir := range []string{n.Dir, n.usersDir()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("list network namespaces: %w", err)
 		}
 		for _, e := range entries {
-			if !slices.Contains(ids, e.Name()) {
-				ids = append(ids, e.Name())
-			}
+			ids[e.Name()] = true
 		}
 	}
-	return ids, nil
+	return slices.Sorted(maps.Keys(ids)), nil
 }
 
 // pinOwned creates a user namespace and a network namespace that belongs to it, and mounts both.

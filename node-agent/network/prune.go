@@ -54,13 +54,12 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 	}
 	var errs []error
 	var valid []types.GCAttachment
+	owned := map[string]bool{} // by the id of CNI
 	for _, id := range ids {
+		owned[cniID(id)] = true
 		for i := range MaxNetworks { // as the record of each may not be readable
 			valid = append(valid, types.GCAttachment{ContainerID: cniID(id), IfName: device(i)})
 		}
-	}
-	owned := func(id string) bool {
-		return slices.ContainsFunc(ids, func(b string) bool { return cniID(b) == cniID(id) })
 	}
 	lists, err := n.collectable(ctx)
 	errs = append(errs, err)
@@ -68,7 +67,7 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 		errs = append(errs, n.pruneList(ctx, collector, list, leases, owned, valid))
 	}
 	for _, id := range pinned {
-		if !owned(id) {
+		if !owned[cniID(id)] {
 			n.Log.Warn("remove the network namespace of a container that does not exist", "id", id)
 			errs = append(errs, n.Namespaces.Remove(id))
 		}
@@ -112,11 +111,11 @@ func (n *Networks) collectable(ctx context.Context) ([]*libcni.NetworkConfigList
 // and has the plugins collect what else belongs to none. They inherit the lock collector.
 func (n *Networks) pruneList(
 	ctx context.Context, collector *os.File, list *libcni.NetworkConfigList,
-	leases map[string]lease, owned func(string) bool, valid []types.GCAttachment,
+	leases map[string]lease, owned map[string]bool, valid []types.GCAttachment,
 ) error {
 	var errs []error
 	for id, l := range leases {
-		if owned(id) || n.Bridge == nil || list.Name != n.Bridge.Name() {
+		if owned[id] || n.Bridge == nil || list.Name != n.Bridge.Name() {
 			continue
 		}
 		if ctx.Err() != nil {
