@@ -74,10 +74,7 @@ func TestStandaloneSampleDependsOn(t *testing.T) {
 	h := newHost(t)
 	h.start()
 	h.raw("dependson.yaml", sample(t, "standalone/dependson.yaml"))
-	h.until("the client has ended", func() bool {
-		c := h.get("client")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-	})
+	h.untilSucceeded("client")
 	// It asks until the server listens.
 	if out := h.logs("client"); !strings.HasSuffix(out, "built\n") {
 		t.Errorf("found the log %q; want built", out)

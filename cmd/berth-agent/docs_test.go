@@ -12,8 +12,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // examples returns the blocks of YAML of a page, as a host has them that lacks their images: with a
@@ -89,10 +87,7 @@ func TestFromQuadlet(t *testing.T) {
 	h.apply(h.examples("from-quadlet.md"))
 	h.untilRunning("db")
 	h.serves()
-	h.until("the job has ended", func() bool {
-		c := h.get("backup")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-	})
+	h.untilSucceeded("backup")
 	if out, err := exec.Command("tar", "-tf", h.path("srv/backup/www.tar")).Output(); err != nil ||
 		!strings.Contains(string(out), "srv/www/index.html") {
 		t.Errorf("found the backup %q, %v", out, err)

@@ -49,10 +49,7 @@ func TestEnvironmentOfAddresses(t *testing.T) {
 			"process.env[0].valueFrom: status.podIP: found no address of the container")
 	})
 	h.write("other.yaml", "  archive: {path: "+programs+"/busybox.tar}\n  command: [/bin/true]\n  restartPolicy: Never\n")
-	h.until("the other has ended", func() bool {
-		c := h.get("other")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-	})
+	h.untilSucceeded("other")
 	h.remove("lo.yaml")
 	h.until("lo is gone", func() bool { return h.get("lo") == nil })
 	h.signal(unix.SIGTERM)
@@ -83,12 +80,7 @@ func TestEnvironmentOfAddresses(t *testing.T) {
 	h.start()
 	ips, _ = h.ips("a", pid)
 	shows(ips)
-	h.removeAll("a.yaml", "b.yaml", "other.yaml")
-	h.checkNetworkIsClean()
-	if left := h.leftovers(); left != (counts{}) {
-		t.Errorf("found %+v left", left)
-	}
-	h.signal(unix.SIGTERM)
+	h.endClean("a.yaml", "b.yaml", "other.yaml")
 }
 
 // TestEnvironmentOfFields: a process has the variables that a Pod's would have, also after its own

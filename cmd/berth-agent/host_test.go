@@ -443,6 +443,14 @@ func (h *host) untilRunning(name string) *v1alpha1.Container {
 	return c
 }
 
+func (h *host) untilSucceeded(name string) {
+	h.t.Helper()
+	h.until(name+" has succeeded", func() bool {
+		c := h.get(name)
+		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
+	})
+}
+
 func (h *host) logs(args ...string) string {
 	out, _ := h.program(append([]string{"logs", "--state-dir", h.path("s")}, args...)...).CombinedOutput()
 	return string(out)

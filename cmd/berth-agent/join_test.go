@@ -105,12 +105,7 @@ func TestStandaloneJoin(t *testing.T) {
 		h.write("web.yaml", pinging()+spec)
 		h.untilNetworkNotReady("side", name)
 	}
-	h.removeAll("web.yaml", "side.yaml")
-	h.checkNetworkIsClean()
-	if left := h.leftovers(); left != (counts{}) {
-		t.Errorf("found %+v left", left)
-	}
-	h.signal(unix.SIGTERM)
+	h.endClean("web.yaml", "side.yaml")
 }
 
 // The helper of the sample finds the server on its own loopback.
@@ -118,10 +113,7 @@ func TestStandaloneSampleJoin(t *testing.T) {
 	h := newHost(t)
 	h.start()
 	h.raw("join.yaml", sample(t, "standalone/join.yaml"))
-	h.until("the helper has ended", func() bool {
-		c := h.get("helper")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-	})
+	h.untilSucceeded("helper")
 	// It asks until the server listens.
 	if out := h.logs("helper"); !strings.HasSuffix(out, "server\n") {
 		t.Errorf("found the log %q; want the hostname of the server", out)

@@ -5,8 +5,6 @@ package main
 import (
 	"strings"
 	"testing"
-
-	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // TestLimitsOfTheProcess: the kernel gives a process the ulimits, the size of /dev/shm and the
@@ -20,10 +18,7 @@ func TestLimitsOfTheProcess(t *testing.T) {
 	text = strings.Replace(text, "  args:\n  - ", `  args:
   - echo "segments $(cat /proc/sys/kernel/shmmni)"; `, 1)
 	h.raw("limits.yaml", text)
-	h.until("it has ended", func() bool {
-		c := h.get("limits")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-	})
+	h.untilSucceeded("limits")
 	const want = `segments 99
 files 4096 of 8192
 core 0 of unlimited

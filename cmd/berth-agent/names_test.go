@@ -240,12 +240,7 @@ func TestStandaloneDNS(t *testing.T) {
 		return h.get("host").Status.State.Running != nil && h.dnsNotice("host") == ""
 	})
 
-	h.removeAll("pod.yaml", "cluster.yaml", "host.yaml", "long.yaml")
-	h.checkNetworkIsClean()
-	if left := h.leftovers(); left != (counts{}) {
-		t.Errorf("found %+v left", left)
-	}
-	h.signal(unix.SIGTERM)
+	h.endClean("pod.yaml", "cluster.yaml", "host.yaml", "long.yaml")
 }
 
 // The flags of the cluster's DNS are refused by name.

@@ -88,9 +88,7 @@ func TestStandaloneNameserver(t *testing.T) {
 	h.start()
 	finds("after the agent was killed")
 
-	h.removeAll("web.yaml", "client.yaml", "stranger.yaml")
-	h.checkNetworkIsClean()
-	h.signal(unix.SIGTERM)
+	h.endClean("web.yaml", "client.yaml", "stranger.yaml")
 }
 
 // The sample of a server and its client does as its comment says.
@@ -104,9 +102,7 @@ func TestStandaloneSampleNames(t *testing.T) {
 		out, _, _ := h.run("", "logs", "client") // also what wget says before the server listens
 		return strings.Contains(out, "site is site\n") && strings.Contains(out, "www is site\n")
 	})
-	h.removeAll("names.yaml")
-	h.checkNetworkIsClean()
-	h.signal(unix.SIGTERM)
+	h.endClean("names.yaml")
 }
 
 // bridgeName returns the name of the agent's bridge.

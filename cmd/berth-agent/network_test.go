@@ -181,6 +181,17 @@ func (h *host) checkNetworkIsClean() {
 	}
 }
 
+// endClean removes all manifests and ends the agent. Nothing of the containers may be left.
+func (h *host) endClean(files ...string) {
+	h.t.Helper()
+	h.removeAll(files...)
+	h.checkNetworkIsClean()
+	if left := h.leftovers(); left != (counts{}) {
+		h.t.Errorf("found %+v left", left)
+	}
+	h.signal(unix.SIGTERM)
+}
+
 // ips returns the addresses of a Container once its program runs with another pid than before.
 func (h *host) ips(name string, before int64) (ips []netip.Addr, pid int64) {
 	h.t.Helper()
@@ -255,12 +266,7 @@ func TestStandaloneBridge(t *testing.T) {
 		t.Errorf("after its device was removed: found %s; want %s", out, again[0])
 	}
 
-	h.removeAll("a.yaml", "b.yaml")
-	h.checkNetworkIsClean()
-	if left := h.leftovers(); left != (counts{}) {
-		t.Errorf("found %+v left", left)
-	}
-	h.signal(unix.SIGTERM)
+	h.endClean("a.yaml", "b.yaml")
 }
 
 // waiting returns the message of a Container that could not be connected.
@@ -384,19 +390,12 @@ func TestStandaloneSampleWeb(t *testing.T) {
 	h := newHost(t)
 	h.ownNetwork()
 	h.start()
-	text, err := os.ReadFile("../../config/samples/standalone/web.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.raw("web.yaml", strings.ReplaceAll(string(text), "/var/lib/berth/archives/hello.tar", programs+
-		"/busybox.tar"))
+	h.raw("web.yaml", sample(t, "standalone/web.yaml"))
 	h.ips("web", 0)
 	h.until("the server answers", func() bool {
 		out, _ := exec.Command("nsenter", "--net="+h.network, "curl", "-s", "-m", "5",
 			"http://127.0.0.1:8080/hostname").Output()
 		return string(out) == "web\n"
 	})
-	h.removeAll("web.yaml")
-	h.checkNetworkIsClean()
-	h.signal(unix.SIGTERM)
+	h.endClean("web.yaml")
 }

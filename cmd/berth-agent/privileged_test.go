@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // TestPrivileged: a privileged container has the devices, capabilities and filesystems that
@@ -46,10 +44,7 @@ func TestPrivileged(t *testing.T) {
 	} {
 		h.write(name+".yaml", "  archive: {path: "+programs+"/busybox.tar}\n"+tc.context+
 			strings.NewReplacer("ALL", all, "DIR", dir).Replace(look))
-		h.until(name+" has ended", func() bool {
-			c := h.get(name)
-			return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-		})
+		h.untilSucceeded(name)
 		if got := h.logs(name); got != tc.want {
 			t.Errorf("%s: found %q; want %q", name, got, tc.want)
 		}

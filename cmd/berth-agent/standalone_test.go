@@ -138,19 +138,13 @@ func TestStandaloneRestartPolicy(t *testing.T) {
 	run("bad", "Never", "exit 7")
 	run("once", "OnFailure", "exit 0")
 	run("loop", "Always", "exit 9")
-	h.until("good has succeeded", func() bool {
-		c := h.get("good")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-	})
+	h.untilSucceeded("good")
 	h.until("bad has failed", func() bool {
 		c := h.get("bad")
 		return c != nil && c.Status.Phase == v1alpha1.ContainerFailed &&
 			c.Status.State.Terminated.ExitCode == 7
 	})
-	h.until("once has succeeded", func() bool {
-		c := h.get("once")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
-	})
+	h.untilSucceeded("once")
 	h.until("loop backs off", func() bool {
 		c := h.get("loop")
 		return c != nil && c.Status.RestartCount >= 1 && c.Status.State.Waiting != nil &&
