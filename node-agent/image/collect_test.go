@@ -419,12 +419,13 @@ func TestRemoveBesideSurvivesPowerLoss(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	arrived, ended := make(chan struct{}), make(chan error, 1)
+	arrived, release, ended := make(chan struct{}, 10), make(chan struct{}), make(chan error, 1)
+	defer close(release)
 	blocked := newBlob("", gz(second)).desc.Digest.String()
 	reg.spoil = func(path string, body []byte) []byte {
 		if strings.HasSuffix(path, blocked) {
-			close(arrived)
-			<-ctx.Done()
+			arrived <- struct{}{}
+			<-release
 		}
 		return body
 	}
@@ -432,7 +433,13 @@ func TestRemoveBesideSurvivesPowerLoss(t *testing.T) {
 		_, err := s.Ensure(ctx, reference, Default)
 		ended <- err
 	}()
-	<-arrived
+	select {
+	case <-arrived:
+	case err := <-ended:
+		t.Fatal("the pull ended", err)
+	case <-time.After(2 * time.Minute):
+		t.Fatal("the registry was not asked for the second layer")
+	}
 	lost := t.TempDir()
 	data, err := os.ReadFile(filepath.Join(state, durable.JournalFile))
 	if err != nil {
