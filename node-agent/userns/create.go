@@ -38,10 +38,10 @@ func Create(first uint32, flags uintptr, f func(pid int) error) error {
 	if kill := child.Kill(); kill != nil {
 		err = errors.Join(err, fmt.Errorf("create a user namespace: %w", kill))
 	}
-	if err := reap(child.Pid); err != nil {
-		return fmt.Errorf("create a user namespace: %w", err)
+	if wait := reap(child.Pid); wait != nil {
+		err = errors.Join(err, fmt.Errorf("create a user namespace: %w", wait))
 	}
-	_ = child.Release() // it has been reaped
+	_ = child.Release() // reap has waited for it
 	return err
 }
 
@@ -66,5 +66,9 @@ func New(first uint32) (file *os.File, err error) {
 		file, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user")
 		return err
 	})
+	if err != nil && file != nil {
+		file.Close()
+		return nil, err
+	}
 	return file, err
 }

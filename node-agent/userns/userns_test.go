@@ -3,6 +3,7 @@
 package userns
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -108,7 +109,13 @@ func TestNew(t *testing.T) {
 	if st.Uid != 1<<30+7 || st.Gid != 1<<30+8 {
 		t.Errorf("found %d:%d; want them mapped", st.Uid, st.Gid)
 	}
-	if err := Create(1<<30, 0, func(int) error { return os.ErrInvalid }); err == nil {
-		t.Error("found no error of the function")
+	err = Create(1<<30, 0, func(pid int) error { // and somebody has ended the process
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		return errors.Join(os.ErrInvalid, reap(pid))
+	})
+	if !errors.Is(err, os.ErrInvalid) || !errors.Is(err, unix.ECHILD) {
+		t.Errorf("found %v; want the errors of the function and of the wait", err)
 	}
 }
