@@ -426,6 +426,25 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// A container that nobody has any more was the only one on the bridge, beside the node's network for
+// containers: it is disconnected, too.
+func TestPruneOfTheBridgeByName(t *testing.T) {
+	leaktest.Check(t)
+	n := newNode(t)
+	n.twoNetworks()
+	n.attach("gone", Wanted{Networks: []Attachment{{Network: n.Bridge.Name()}}})
+	if err := os.RemoveAll(filepath.Join(n.dir, "bundles/gone")); err != nil {
+		t.Fatal(err)
+	}
+	n.boot()
+	if err := n.Prune(t.Context(), func() ([]string, error) { return nil, nil }); err != nil {
+		t.Error(err)
+	}
+	if left := n.left(); len(left) > 0 {
+		t.Errorf("found %q left", left)
+	}
+}
+
 // TestPruneIsInterrupted: an agent that ends disconnects no more containers, and executes no plugin.
 func TestPruneIsInterrupted(t *testing.T) {
 	leaktest.Check(t)

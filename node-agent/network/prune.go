@@ -61,7 +61,11 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 			valid = append(valid, types.GCAttachment{ContainerID: cniID(id), IfName: device(i)})
 		}
 	}
-	lists, err := n.collectable(ctx)
+	stray := false
+	for id := range leases {
+		stray = stray || !owned[id]
+	}
+	lists, err := n.collectable(ctx, stray)
 	errs = append(errs, err)
 	for _, list := range lists {
 		errs = append(errs, n.pruneList(ctx, collector, list, leases, owned, valid))
@@ -75,9 +79,12 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 	return errors.Join(errs...)
 }
 
-// collectable returns the node's network for containers, its bridge, and the networks that
-// containers are in. Others may be of other programs.
-func (n *Networks) collectable(ctx context.Context) ([]*libcni.NetworkConfigList, error) {
+// collectable returns the node's network for containers, the networks that containers are in, and
+// the bridge if stray says that something else has an address of it. Other networks may be of other
+// programs.
+func (n *Networks) collectable(ctx context.Context, stray bool) ([]*libcni.NetworkConfigList,
+	error,
+) {
 	var out []*libcni.NetworkConfigList
 	add := func(list *libcni.NetworkConfigList) {
 		if !slices.Contains(namesOf(out), list.Name) {
@@ -97,7 +104,7 @@ func (n *Networks) collectable(ctx context.Context) ([]*libcni.NetworkConfigList
 			add(list)
 		}
 	}
-	if n.Bridge != nil && n.used.has(n.Bridge.Name()) {
+	if n.Bridge != nil && (stray || n.used.has(n.Bridge.Name())) {
 		list, berr := n.named(ctx, n.Bridge.Name())
 		err = errors.Join(err, berr)
 		if list != nil {
