@@ -28,8 +28,8 @@ type query struct {
 	asked   dnsmessage.Question
 }
 
-// answer returns the answer to a message, or the question if another server has to answer it, or
-// neither for what is no question.
+// answer returns the answer to a message, or the question if another server has to answer it. It
+// returns neither for a message that is not a question.
 func (s *Server) answer(client *Host, message []byte, size int) (*query, []byte) {
 	q := parse(message)
 	if q == nil {
@@ -63,7 +63,7 @@ func (s *Server) answer(client *Host, message []byte, size int) (*query, []byte)
 	return nil, q.reply(dnsmessage.RCodeSuccess, addresses, size)
 }
 
-// parse returns the question of a message; nil for what is no question.
+// parse returns the question of a message, or nil if the message is not a question.
 func parse(message []byte) *query {
 	var p dnsmessage.Parser
 	h, err := p.Start(message)

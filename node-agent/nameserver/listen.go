@@ -20,7 +20,7 @@ import (
 // Limits of what questions take. No resolver sends a longer message by UDP.
 const (
 	maxDatagram    = 4096
-	maxConnections = 128 // of all containers together
+	maxConnections = 128 // of one listener
 	maxOfClient    = 16  // of one container: connections, and questions that are forwarded
 	tcpPatience    = 5 * time.Second
 )
