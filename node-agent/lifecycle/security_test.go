@@ -78,6 +78,7 @@ func TestAppArmorRules(t *testing.T) {
 
 // TestAppArmorSignals: an agent with a profile of its own may end containers with the default one.
 func TestAppArmorSignals(t *testing.T) {
+	leaktest.Check(t)
 	const rule = "signal (receive) peer=\"berth agent\",\n"
 	if rules := appArmorRules("berth agent"); !strings.Contains(rules, rule) {
 		t.Errorf("found the rules %s; want %s", rules, rule)
