@@ -5,6 +5,7 @@ package network
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"testing"
 
@@ -20,10 +21,20 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 || os.Getenv(inside) != "" {
 		os.Exit(m.Run())
 	}
+	fetchPlugins()
 	if err := enterNew(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// fetchPlugins has the modules that builtPlugins builds in the module cache, since the new network
+// namespace leads nowhere. Where it fails, builtPlugins says why.
+func fetchPlugins() {
+	cmd := exec.Command("go", "mod", "download")
+	cmd.Dir = "testdata/plugins"
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	_ = cmd.Run()
 }
 
 // enterNew executes the test binary again in a new network namespace.
