@@ -25,7 +25,7 @@ func TestJoinedNetwork(t *testing.T) {
 		"itself":         {"image: busybox\nnetwork: {container: x}", "network.container", "another Container"},
 		"none":           {"image: busybox\nnetwork: {container: web, none: true}", "network.none", "one network"},
 		"node's network": {join + "hostNetwork: true", "hostNetwork", "one network"},
-		"networks":       {join + "networks: [{name: a}]", "networks", "namespace of web"},
+		"networks":       {join + "networks: [{name: a}]", "networks", "networks of web"},
 		"hostPort": {
 			join + "ports: [{containerPort: 80}, {containerPort: 81, hostPort: 81}]", "ports[1].hostPort",
 			"network of web: write it there",
