@@ -132,7 +132,7 @@ func beKiller(order string) error {
 	fmt.Println("attached")
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		if n > 0 && tr.steps.Load() >= int64(n) {
+		if !tr.settled.CompareAndSwap(false, true) {
 			return // run says at which step
 		}
 		// The kernel detaches what is traced when the tracer ends.
@@ -151,6 +151,7 @@ func beKiller(order string) error {
 type tracer struct {
 	pid, left int
 	steps     atomic.Int64
+	settled   atomic.Bool    // whether the process is killed, or let go of
 	under     map[int]string // the step that each thread is making
 	last      string         // the file of the kernel that was written last
 }
@@ -212,7 +213,7 @@ func (tr *tracer) run() (string, error) {
 		case sig == unix.SIGTRAP|0x80:
 			if done := tr.observe(tid); done != "" && tr.left > 0 {
 				tr.steps.Add(1)
-				if tr.left--; tr.left == 0 {
+				if tr.left--; tr.left == 0 && tr.settled.CompareAndSwap(false, true) {
 					step = done
 					if err := unix.Kill(tr.pid, unix.SIGKILL); err != nil {
 						return "", err
