@@ -384,12 +384,12 @@ func TestContainerRules(t *testing.T) {
 		},
 		{
 			"volume of one kind", volume, image + "volumes: [{name: v}]",
-			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container",
 		},
 		{
 			"volume of one kind only", volume, image +
 				"volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]",
-			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container",
 		},
 		{
 			"dependsOn", image + "dependsOn: []", image + "dependsOn: [{name: db, condition: Started}]",
@@ -399,6 +399,11 @@ func TestContainerRules(t *testing.T) {
 			"network of another Container", image + "network: {none: true}",
 			image + "network: {container: web}",
 			"network.container is honoured by an agent without a cluster only",
+		},
+		{
+			"volume of another Container", image + "volumes: [{name: v, emptyDir: {}}]",
+			image + "volumes: [{name: v, container: {name: web, volume: v}}]",
+			"a volume of another Container is honoured by an agent without a cluster only",
 		},
 		{
 			"named volume", image + "volumes: [{name: v, persistentVolumeClaim: {claimName: x, readOnly: true}}]",

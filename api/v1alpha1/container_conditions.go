@@ -117,6 +117,9 @@ const (
 	// ReasonVolumeInUse surfaces in Running while the container waits for a PersistentVolumeClaim of
 	// access mode ReadWriteOncePod that another Container has, which the message names.
 	ReasonVolumeInUse = "VolumeInUse"
+	// ReasonVolumeNotReady surfaces in Running while the container waits for a volume of another
+	// Container, or until other containers have left one of its own that is to be made anew.
+	ReasonVolumeNotReady = "VolumeNotReady"
 	// ReasonStorageFailed surfaces in Running when the container waits because the agent cannot
 	// write its own files, such as on a full disk; the message names file and cause.
 	ReasonStorageFailed = "StorageFailed"

@@ -45,7 +45,7 @@ const (
 
 // Volume is a named source of files of one kind.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected), has(self.persistentVolumeClaim)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim"
+// +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected), has(self.persistentVolumeClaim), has(self.container)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container"
 type Volume struct {
 	// name that volumeMounts refer to.
 	// +kubebuilder:validation:MinLength=1
@@ -87,6 +87,23 @@ type Volume struct {
 	// directory of manifests; a cluster refuses the field.
 	// +optional
 	PersistentVolumeClaim *corev1.PersistentVolumeClaimVolumeSource `json:"persistentVolumeClaim,omitempty"`
+
+	// container is an emptyDir of another Container of the namespace, which both have then. It is
+	// honoured by an agent without a cluster; a cluster refuses the field.
+	// +optional
+	Container *ContainerVolume `json:"container,omitempty"`
+}
+
+// ContainerVolume is an emptyDir of another Container of the namespace.
+type ContainerVolume struct {
+	// name of the other Container.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// volume is the name of the emptyDir among the volumes of the other Container.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Volume string `json:"volume"`
 }
 
 // ProjectedVolumeSource has the files of several sources in one directory. A file of a later source

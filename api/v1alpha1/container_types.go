@@ -285,6 +285,7 @@ type ContainerSpec struct {
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=128
+	// +kubebuilder:validation:XValidation:rule="self.all(v, !has(v.container))",message="a volume of another Container is honoured by an agent without a cluster only, since the other Container may be on another node: use an emptyDir, or remove it"
 	Volumes []Volume `json:"volumes,omitempty"`
 
 	// volumeMounts say where volumes appear in the container. subPath is a path in the volume;

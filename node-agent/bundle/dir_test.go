@@ -156,7 +156,7 @@ func TestPrepareVolumes(t *testing.T) {
 		}},
 	}
 	for range 2 { // the second time finds them
-		if err := d.PrepareVolumes(both, ""); err != nil {
+		if _, err := d.PrepareVolumes(both, ""); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"disk", "mem"} {
@@ -177,15 +177,17 @@ func TestPrepareVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A failure later in the list undoes what this call made, and leaves what was there.
-	err := d.PrepareVolumes(append(both[:2:2],
+	_, err := d.PrepareVolumes(append(both[:2:2],
 		v1alpha1.Volume{
 			Name:     "new",
 			EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory},
 		},
-		v1alpha1.Volume{Name: "host", HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere/at/all"}}), "")
-	if err == nil || !strings.Contains(err.Error(), "volumes[3].hostPath.path") ||
-		!strings.Contains(err.Error(), "/nowhere/at/all") {
-		t.Fatalf("found %v; want the field and the path", err)
+		v1alpha1.Volume{
+			Name:     "huge",
+			EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "HugePages-3Mi"},
+		}), "")
+	if err == nil || !strings.Contains(err.Error(), "volumes[3].emptyDir.medium") {
+		t.Fatalf("found %v; want the field", err)
 	}
 	if _, err := os.Stat(d.Volume("new")); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("volume new is left: %v", err)
@@ -197,7 +199,7 @@ func TestPrepareVolumes(t *testing.T) {
 	if err := os.Mkdir(d.Volume(".new"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{
+	if _, err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{
 		Name:     "new",
 		EmptyDir: &corev1.EmptyDirVolumeSource{},
 	}), ""); err != nil {
@@ -210,7 +212,7 @@ func TestPrepareVolumes(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(d.Volume("new"), "kept"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{
+	if _, err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{
 		Name:     "new",
 		EmptyDir: &corev1.EmptyDirVolumeSource{},
 	}), "disk"); err != nil {
@@ -223,7 +225,7 @@ func TestPrepareVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A volume that is no longer asked for goes.
-	if err := d.PrepareVolumes(both[:1], ""); err != nil {
+	if _, err := d.PrepareVolumes(both[:1], ""); err != nil {
 		t.Fatal(err)
 	}
 	if n := mounts(t, d.Path()); n != 0 {

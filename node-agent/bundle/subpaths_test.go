@@ -37,7 +37,7 @@ func newSubPaths(t *testing.T) subPaths {
 			t.Error(err)
 		}
 	})
-	err := s.d.PrepareVolumes([]v1alpha1.Volume{
+	_, err := s.d.PrepareVolumes([]v1alpha1.Volume{
 		{Name: "e", EmptyDir: &corev1.EmptyDirVolumeSource{}},
 	}, "")
 	if err != nil {

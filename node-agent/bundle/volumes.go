@@ -20,12 +20,11 @@ import (
 // Volume returns the path of the emptyDir volume of that name.
 func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes", name) }
 
-// PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and
-// makes the emptyDir volumes that are not there yet: a directory of mode 0777, or a tmpfs for
-// medium Memory, or a hugetlbfs for huge pages. emptyDir volumes of the directory that are no
-// longer among volumes are removed, and the one called emptied is made anew. If it fails, what it
-// made is removed, and nothing else.
-func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume, emptied string) (err error) {
+// PrepareVolumes makes the emptyDir volumes that are not there yet: a directory of mode 0777, or a
+// tmpfs for medium Memory, or a hugetlbfs for huge pages. Those of the directory that are no longer
+// among volumes are removed, and the one called emptied is made anew. It reports whether it has
+// made one. If it fails, what it made is removed, and nothing else.
+func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume, emptied string) (anything bool, err error) {
 	var made []string
 	defer func() {
 		if err == nil {
@@ -35,42 +34,94 @@ func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume, emptied string) (err erro
 			err = errors.Join(err, d.removeVolume(name))
 		}
 	}()
-	keep := map[string]*corev1.EmptyDirVolumeSource{}
 	for i, v := range volumes {
 		if !inside(v.Name) {
-			return fmt.Errorf("volumes[%d].name: found %q; allowed: a name without /", i, v.Name)
+			return false, fmt.Errorf("volumes[%d].name: found %q; allowed: a name without /", i, v.Name)
 		}
+	}
+	removed, _, err := d.unlike(wanted(volumes, emptied))
+	if err != nil {
+		return false, err
+	}
+	for _, name := range removed {
+		if err := d.removeVolume(name); err != nil {
+			return false, err
+		}
+	}
+	for i, v := range volumes {
+		if v.EmptyDir == nil {
+			continue
+		}
+		if err := checkHugePages(v.EmptyDir.Medium); err != nil {
+			return false, fmt.Errorf("volumes[%d].emptyDir.medium: %w", i, err)
+		}
+		fresh, err := d.emptyDir(v.Name, v.EmptyDir)
+		if fresh {
+			made = append(made, v.Name)
+		}
+		if err != nil {
+			return false, fmt.Errorf("volumes[%d].emptyDir: %w", i, err)
+		}
+	}
+	return len(made) > 0, nil
+}
+
+// wanted returns the emptyDir volumes to keep, by their names.
+func wanted(volumes []v1alpha1.Volume, emptied string) map[string]*corev1.EmptyDirVolumeSource {
+	keep := map[string]*corev1.EmptyDirVolumeSource{}
+	for _, v := range volumes {
 		if v.EmptyDir != nil && v.Name != emptied {
 			keep[v.Name] = v.EmptyDir
 		}
 	}
-	if err := d.keepVolumes(keep); err != nil {
-		return err
-	}
+	return keep
+}
+
+// Doomed returns the emptyDir volumes of the directory that PrepareVolumes would remove, or cover
+// by a mount.
+func (d Dir) Doomed(volumes []v1alpha1.Volume, emptied string) ([]string, error) {
+	removed, covered, err := d.unlike(wanted(volumes, emptied))
+	return append(removed, covered...), err
+}
+
+// emptiedFile is the file that says for which run a volume was emptied last.
+const emptiedFile = "emptied"
+
+// NoteEmptied writes down that a volume has been emptied for the run of that number.
+func (d Dir) NoteEmptied(run int32) error {
+	return d.ReplaceForBoot(emptiedFile, []byte(strconv.Itoa(int(run))))
+}
+
+// WasEmptied reports whether a volume has been emptied for the run of that number. Others may have
+// written to it since.
+func (d Dir) WasEmptied(run int32) bool {
+	text, err := os.ReadFile(d.File(emptiedFile))
+	return err == nil && string(text) == strconv.Itoa(int(run))
+}
+
+// CheckHostPaths checks the hostPath volumes by their type, and makes those that are to be made.
+func CheckHostPaths(volumes []v1alpha1.Volume) error {
 	for i, v := range volumes {
-		switch {
-		case v.HostPath != nil:
-			if err := hostPath(fmt.Sprintf("volumes[%d].hostPath", i), v.HostPath); err != nil {
-				return err
-			}
-		case v.EmptyDir != nil:
-			if err := checkHugePages(v.EmptyDir.Medium); err != nil {
-				return fmt.Errorf("volumes[%d].emptyDir.medium: %w", i, err)
-			}
-			fresh, err := d.emptyDir(v.Name, v.EmptyDir)
-			if fresh {
-				made = append(made, v.Name)
-			}
-			if err != nil {
-				return fmt.Errorf("volumes[%d].emptyDir: %w", i, err)
-			}
+		if v.HostPath == nil {
+			continue
+		}
+		if err := hostPath(fmt.Sprintf("volumes[%d].hostPath", i), v.HostPath); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // RemoveVolumes removes all emptyDir volumes of the directory. It is no error when there is none.
-func (d Dir) RemoveVolumes() error { return d.keepVolumes(nil) }
+func (d Dir) RemoveVolumes() error {
+	removed, _, err := d.unlike(nil)
+	for _, name := range removed {
+		if err := d.removeVolume(name); err != nil {
+			return err
+		}
+	}
+	return err
+}
 
 // emptyDir creates the volume unless it exists, and reports whether it created it.
 func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bool, err error) {
@@ -128,50 +179,53 @@ func (d Dir) newVolume(name string) error {
 	return os.Rename(fresh, path)
 }
 
-// keepVolumes removes the emptyDir volumes of the directory that are not in keep, or are there on
-// another medium.
-func (d Dir) keepVolumes(keep map[string]*corev1.EmptyDirVolumeSource) error {
+// unlike returns the emptyDir volumes of the directory that are not in keep, or are there on
+// another medium, and those that lack a mount.
+func (d Dir) unlike(keep map[string]*corev1.EmptyDirVolumeSource) (other, bare []string,
+	err error,
+) {
 	entries, err := os.ReadDir(d.File("volumes"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("list volumes: %w", err)
+		return nil, nil, fmt.Errorf("list volumes: %w", err)
 	}
 	for _, e := range entries {
 		source, wanted := keep[e.Name()]
-		if wanted {
-			same, err := onMedium(d.Volume(e.Name()), source.Medium)
-			if err != nil {
-				return fmt.Errorf("look at volume %s: %w", e.Name(), err)
-			}
-			if same {
-				continue
-			}
+		if !wanted {
+			other = append(other, e.Name())
+			continue
 		}
-		if err := d.removeVolume(e.Name()); err != nil {
-			return err
+		same, mounted, err := onMedium(d.Volume(e.Name()), source.Medium)
+		if err != nil {
+			return nil, nil, fmt.Errorf("look at volume %s: %w", e.Name(), err)
+		}
+		if !same {
+			other = append(other, e.Name())
+		} else if !mounted && source.Medium != corev1.StorageMediumDefault {
+			bare = append(bare, e.Name())
 		}
 	}
-	return nil
+	return other, bare, nil
 }
 
 // onMedium reports whether the directory of a volume is on a medium or, without a mount, may get
-// it: the mount of one that outlived a boot is gone.
-func onMedium(path string, medium corev1.StorageMedium) (bool, error) {
-	mounted, err := isMountPoint(path)
+// it: the mount of one that outlived a boot is gone. It also reports whether there is a mount.
+func onMedium(path string, medium corev1.StorageMedium) (same, mounted bool, err error) {
+	mounted, err = isMountPoint(path)
 	if err != nil || !mounted {
-		return err == nil, err
+		return err == nil, false, err
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
-		return false, err
+		return false, true, err
 	}
 	pages, err := hugePages(medium)
 	if st.Type == unix.HUGETLBFS_MAGIC {
-		return pages == st.Bsize, err
+		return pages == st.Bsize, true, err
 	}
-	return medium == corev1.StorageMediumMemory, nil
+	return medium == corev1.StorageMediumMemory, true, nil
 }
 
 func (d Dir) removeVolume(name string) error {

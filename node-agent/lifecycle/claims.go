@@ -99,10 +99,12 @@ func (s claimsStage) Ensure(ctx context.Context, c *Container) error {
 		return ownFiles(err)
 	}
 	s.waiters.wakeAll() // an older spec may have used another volume
-	c.Claims = map[string]merge.Claim{}
+	if c.Directories == nil {
+		c.Directories = map[string]merge.Directory{}
+	}
 	for _, v := range c.Bundle.Spec.Volumes {
 		if p := v.PersistentVolumeClaim; p != nil {
-			c.Claims[v.Name] = merge.Claim{
+			c.Directories[v.Name] = merge.Directory{
 				Path: paths[p.ClaimName], ReadOnly: p.ReadOnly || readOnly[p.ClaimName],
 			}
 		}

@@ -91,7 +91,7 @@ func TestClaims(t *testing.T) {
 			if err := s.Ensure(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			if got := c.Claims["v"]; got.Path != filepath.Join(dir, "volumes/default", claim) ||
+			if got := c.Directories["v"]; got.Path != filepath.Join(dir, "volumes/default", claim) ||
 				got.ReadOnly != readOnly {
 				t.Errorf("%s: found %+v", claim, got)
 			}

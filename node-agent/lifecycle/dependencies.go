@@ -14,7 +14,7 @@ import (
 )
 
 // dependencyStage has each start of a container wait for those that dependsOn names, before its
-// image is looked for.
+// image is looked for and before the values that they may have left for it.
 type dependencyStage struct {
 	Neighbours
 	followers *Followers

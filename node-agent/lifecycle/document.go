@@ -32,7 +32,7 @@ func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
 func (s documentStage) merged(c *Container) (spec *specs.Spec, err error) {
 	options := merge.Options{
 		CgroupsPath: path.Join(s.cgroupParent, c.ID), NoSwapLimit: !bundle.SwapLimit(os.DirFS("/")),
-		Environment: c.Environment, Claims: c.Claims,
+		Environment: c.Environment, Directories: c.Directories,
 	}
 	if options.Accounts, err = bundle.ReadAccounts(c.Rootfs); err != nil {
 		return nil, fmt.Errorf("config: %w", err)

@@ -91,9 +91,9 @@ type Container struct {
 	// Took is called with the time that each stage took which has succeeded; optional.
 	Took func(stage string, took time.Duration)
 
-	// Claims are the directories of volumes with a PersistentVolumeClaim, by the names of the
-	// volumes.
-	Claims map[string]merge.Claim
+	// Directories has those of volumes with a PersistentVolumeClaim or of another Container, by the
+	// names of the volumes.
+	Directories map[string]merge.Directory
 	// Environment are the variables of a container that asks the node for values.
 	Environment environment.Variables
 	// Secret reports that Environment has values of Secrets.
@@ -187,8 +187,8 @@ type Config struct {
 	Users *userns.Ranges
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
-	// Neighbours has the other Containers, whose networks a container may join and on whose states its
-	// start may depend; optional. Followers are told of changes of these; optional.
+	// Neighbours has the other Containers, whose networks and volumes a container may have and on
+	// whose states its start may depend; optional. Followers are told of changes of these; optional.
 	Neighbours Neighbours
 	Followers  *Followers
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
@@ -202,19 +202,22 @@ func Stages(c Config) List {
 		c.Followers = NewFollowers(c.Wake)
 	}
 	joins := &joins{Neighbours: c.Neighbours, networks: c.Networks, followers: c.Followers}
+	shares := &shares{Neighbours: c.Neighbours, followers: c.Followers}
 	return List{
 		handlerStage{c.Handlers},
+		emptyDirsStage{shares},
+		dependencyStage{c.Neighbours, c.Followers},
+		sharesStage{shares},
 		objectsStage{variables},
 		variables,
 		filesStage{variables},
 		claimsStage{c.Claims, c.Volumes, &waiters{wake: c.Wake, keys: map[source.Key]bool{}}},
-		dependencyStage{c.Neighbours, c.Followers},
 		joinStage{joins},
 		imageStage{c.Pulls, c.Wake, variables},
 		commitStage{c.Pulls},
 		usersStage{c.Users},
 		rootfsStage{},
-		volumesStage{},
+		volumesStage{shares},
 		document,
 		networkStage{c.Networks, joins},
 		addressesStage{variables, document},

@@ -19,8 +19,8 @@ func (subPathsStage) Scope() Scope { return PerRun }
 func (subPathsStage) Ensure(_ context.Context, c *Container) error {
 	paths := slices.Clone(c.Bundle.Spec.SubPaths)
 	for i := range paths {
-		for volume, claim := range c.Claims {
-			if paths[i].Source == merge.ClaimSource(volume) {
+		for volume, claim := range c.Directories {
+			if paths[i].Source == merge.NodeSource(volume) {
 				paths[i].Source = claim.Path
 			}
 		}

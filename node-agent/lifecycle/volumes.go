@@ -11,16 +11,18 @@ import (
 	"github.com/berth-run/berth/node-agent/bundle"
 )
 
-// volumesStage checks hostPath volumes and makes emptyDir volumes. The latter are kept from run to
-// run; one that was made for a start that failed is there for the next one, and is removed with
-// the container.
-type volumesStage struct{}
+// volumesStage checks hostPath volumes, takes the volumes of other containers that sharesStage has
+// found, and gives volumes to the group of the container.
+type volumesStage struct{ shares *shares }
 
 func (volumesStage) Name() string { return "volumes" }
-func (volumesStage) Scope() Scope { return PerContainer }
+func (volumesStage) Scope() Scope { return PerRun }
 
-func (volumesStage) Ensure(ctx context.Context, c *Container) error {
-	if err := c.Dir.PrepareVolumes(c.Bundle.Spec.Volumes, c.Emptied); err != nil {
+func (s volumesStage) Ensure(ctx context.Context, c *Container) error {
+	if err := bundle.CheckHostPaths(c.Bundle.Spec.Volumes); err != nil {
+		return err
+	}
+	if err := s.shares.take(c); err != nil {
 		return err
 	}
 	security := c.Bundle.Spec.Security
@@ -29,16 +31,17 @@ func (volumesStage) Ensure(ctx context.Context, c *Container) error {
 	}
 	for _, v := range c.Bundle.Spec.Volumes {
 		var path string
-		claim, named := c.Claims[v.Name]
+		directory, found := c.Directories[v.Name]
 		switch {
 		case v.EmptyDir != nil:
 			path = c.Dir.Volume(v.Name)
-		case named && !claim.ReadOnly:
-			path = claim.Path
+		case found && !directory.ReadOnly:
+			path = directory.Path
 		default:
 			continue
 		}
-		onMismatch := named && security.FSGroupChangePolicy == corev1.FSGroupChangeOnRootMismatch
+		onMismatch := v.PersistentVolumeClaim != nil &&
+			security.FSGroupChangePolicy == corev1.FSGroupChangeOnRootMismatch
 		if err := bundle.GiveToGroup(ctx, path, uint32(*security.FSGroup), onMismatch); err != nil {
 			return ownFiles(fmt.Errorf("spec.securityContext.fsGroup: volume %s: %w", v.Name, err))
 		}
@@ -46,4 +49,5 @@ func (volumesStage) Ensure(ctx context.Context, c *Container) error {
 	return nil
 }
 
-func (volumesStage) Release(_ context.Context, c *Container) error { return c.Dir.RemoveVolumes() }
+// Release does nothing: sharesStage and emptyDirsStage release the volumes.
+func (volumesStage) Release(context.Context, *Container) error { return nil }

@@ -19,8 +19,8 @@ func TestFSGroupThatCannotBeGiven(t *testing.T) {
 	n.c.Bundle.Spec.Security = &v1alpha1.BundleSecurity{FSGroup: new(int64(77))}
 	n.c.Bundle.Spec.Volumes = []v1alpha1.Volume{{Name: "claim"}}
 	missing := filepath.Join(t.TempDir(), "missing")
-	n.c.Claims = map[string]merge.Claim{"claim": {Path: missing}}
-	err := volumesStage{}.Ensure(t.Context(), n.c)
+	n.c.Directories = map[string]merge.Directory{"claim": {Path: missing}}
+	err := volumesStage{&shares{}}.Ensure(t.Context(), n.c)
 	want := "spec.securityContext.fsGroup: volume claim: open " + missing
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("found %v; want %s", err, want)

@@ -55,7 +55,8 @@ type Input struct {
 	// Actual is nil when the supervisor does not know the container.
 	Actual *protocol.Status
 	// RootfsLeft reports whether a container that has ended and is no longer known to the
-	// supervisor still has a root filesystem: the agent was killed as it discarded it.
+	// supervisor still has a root filesystem, or a volume of another container: the agent was killed
+	// as it discarded it.
 	RootfsLeft bool
 	// Stale reports whether the running container has files of sources that have changed.
 	Stale bool

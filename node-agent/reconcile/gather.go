@@ -46,7 +46,8 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		case !errors.Is(err, protocol.ErrNotExist):
 			return in, err
 		default:
-			in.RootfsLeft = in.Record.State == stateEnded && s.Bundles.Dir(in.Record.ID).RootfsLeft()
+			dir := s.Bundles.Dir(in.Record.ID)
+			in.RootfsLeft = in.Record.State == stateEnded && (dir.RootfsLeft() || dir.SharesLeft())
 		}
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()

@@ -45,8 +45,8 @@ func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
 // program; config.root.path is "rootfs" for an image, and the directory itself for
 // a rootfs; the source of an emptyDir's bind mount is "volumes/NAME". These
 // relative paths are relative to the bundle's directory. The source of a mount of
-// a PersistentVolumeClaim stands for a directory that only the node knows
-// (merge.ClaimSource).
+// a PersistentVolumeClaim, or of a volume of another Container, stands for a
+// directory that only the node knows (merge.NodeSource).
 func Bundle(c *v1alpha1.Container, opts ...Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
 	if c == nil {
 		return nil, field.ErrorList{field.Required(field.NewPath("spec"), "there is no Container")}

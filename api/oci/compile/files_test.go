@@ -77,6 +77,11 @@ func fileCases() map[string]fieldCase {
 					Name: "e", PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"},
 				}
 			}),
+		"volumes[].container": refused("spec.volumes[0].container", func(s *spec) {
+			s.Volumes[0] = v1alpha1.Volume{
+				Name: "e", Container: &v1alpha1.ContainerVolume{Name: "web", Volume: "data"},
+			}
+		}),
 		"volumes[].downwardAPI.defaultMode": {
 			arrives: arrives{"volumes[d].downwardAPI.defaultMode": `256`},
 			set:     func(s *spec) { s.Volumes[3].DownwardAPI.DefaultMode = new(int32(0o400)) },

@@ -55,6 +55,8 @@ func volumes(d *draft) {
 			v.EmptyDir.Medium = medium
 		case v.PersistentVolumeClaim != nil:
 			claim(d, at.Child("persistentVolumeClaim"), v.PersistentVolumeClaim)
+		case v.Container != nil:
+			volumeOfContainer(d, at.Child("container"), v.Container)
 		default:
 			fileVolume(d, at, &v)
 		}
@@ -62,7 +64,7 @@ func volumes(d *draft) {
 	}
 }
 
-const oneKind = "set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim"
+const oneKind = "set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container"
 
 // kindsOf returns the names of the kinds that are set for a volume.
 func kindsOf(v *v1alpha1.Volume) []string {
@@ -78,6 +80,7 @@ func kindsOf(v *v1alpha1.Volume) []string {
 		{"downwardAPI", v.DownwardAPI != nil},
 		{"projected", v.Projected != nil},
 		{"persistentVolumeClaim", v.PersistentVolumeClaim != nil},
+		{"container", v.Container != nil},
 	} {
 		if kind.set {
 			out = append(out, kind.name)
@@ -129,6 +132,25 @@ func claim(d *draft, at *field.Path, v *corev1.PersistentVolumeClaimVolumeSource
 	}
 	for _, msg := range validation.IsDNS1123Subdomain(v.ClaimName) {
 		d.invalid(at, v.ClaimName, msg)
+	}
+}
+
+// volumeOfContainer checks a reference to an emptyDir of another Container, whose directory the
+// agent finds.
+func volumeOfContainer(d *draft, at *field.Path, v *v1alpha1.ContainerVolume) {
+	if !d.neighbours {
+		d.refuse(at, "is honoured by an agent without a cluster only, since the other Container may be on another node: use an emptyDir, or remove it")
+		return
+	}
+	for _, msg := range validation.IsDNS1123Subdomain(v.Name) {
+		d.invalid(at.Child("name"), v.Name, msg)
+	}
+	if v.Name == d.name {
+		d.invalid(at.Child("name"), v.Name,
+			"must be the name of another Container: volumeMounts name a volume of its own")
+	}
+	for _, msg := range validation.IsDNS1123Label(v.Volume) {
+		d.invalid(at.Child("volume"), v.Volume, msg)
 	}
 }
 
@@ -302,7 +324,9 @@ func volumeSource(d *draft, at *field.Path, name string) (source string, readOnl
 	case files.Has(v):
 		return files.Directory(name), true // as in a Pod
 	case v.PersistentVolumeClaim != nil:
-		return merge.ClaimSource(name), v.PersistentVolumeClaim.ReadOnly
+		return merge.NodeSource(name), v.PersistentVolumeClaim.ReadOnly
+	case v.Container != nil:
+		return merge.NodeSource(name), false
 	}
 	return "volumes/" + name, false
 }

@@ -108,6 +108,7 @@ func volumeFields() string {
 		"projected.sources[].downwardAPI " + fields,
 		"projected.sources[].serviceAccountToken audience expirationSeconds path user",
 		"persistentVolumeClaim claimName readOnly",
+		"container name volume",
 	} {
 		at, below, _ := strings.Cut(list, " ")
 		at = "volumes[]." + at

@@ -43,23 +43,23 @@ type Options struct {
 	Environment environment.Variables
 	// Devices are the nodes of the bundle's devices, in their order, or those of all devices.
 	Devices []specs.LinuxDevice
-	// Claims are the directories of the volumes with a PersistentVolumeClaim, by the names of the
-	// volumes.
-	Claims map[string]Claim
+	// Directories has those of the volumes with a PersistentVolumeClaim or of another Container, by
+	// the names of the volumes.
+	Directories map[string]Directory
 	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit.
 	NoSwapLimit bool
 }
 
-// Claim is the directory of the node that a volume with a PersistentVolumeClaim stands for.
-type Claim struct {
+// Directory is the directory of the node that a volume stands for which only the node can find: one
+// with a PersistentVolumeClaim, or of another Container.
+type Directory struct {
 	Path string
 	// ReadOnly makes all its mounts read-only.
 	ReadOnly bool
 }
 
-// ClaimSource returns the source that mounts of a volume with a PersistentVolumeClaim have until
-// its directory is known.
-func ClaimSource(volume string) string { return "claims/" + volume }
+// NodeSource returns the source that mounts of a volume have until its Directory is known.
+func NodeSource(volume string) string { return "claims/" + volume }
 
 // SubPathSource returns the source of a mount of a path in a volume, for the volumeMount of that
 // number.
@@ -82,7 +82,7 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	if spec.Process == nil {
 		spec.Process = &specs.Process{}
 	}
-	if err := mountClaims(spec.Mounts, bundle, o.Claims); err != nil {
+	if err := mountDirectories(spec.Mounts, bundle, o.Directories); err != nil {
 		return nil, err
 	}
 	p := spec.Process
@@ -151,32 +151,38 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	return spec, nil
 }
 
-// mountClaims gives the mounts of volumes with a PersistentVolumeClaim their directories.
-func mountClaims(mounts []specs.Mount, bundle *v1alpha1.OCIBundleSpec, claims map[string]Claim,
+// mountDirectories gives the mounts of volumes that only the node can find their directories.
+func mountDirectories(mounts []specs.Mount, bundle *v1alpha1.OCIBundleSpec,
+	directories map[string]Directory,
 ) error {
 	volumeOf := map[string]string{} // of a path in a volume
 	for _, s := range bundle.SubPaths {
 		volumeOf[SubPathSource(s.Mount)] = s.Source
 	}
 	for i, v := range bundle.Volumes {
-		if v.PersistentVolumeClaim == nil {
+		var what string
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			what = "persistentVolumeClaim: found no directory of " + v.PersistentVolumeClaim.ClaimName
+		case v.Container != nil:
+			what = "container: found no directory of " + v.Container.Name + "'s " + v.Container.Volume
+		default:
 			continue
 		}
-		claim, ok := claims[v.Name]
+		directory, ok := directories[v.Name]
 		if !ok {
-			return fmt.Errorf("volumes[%d].persistentVolumeClaim: found no directory of %s on the node", i,
-				v.PersistentVolumeClaim.ClaimName)
+			return fmt.Errorf("volumes[%d].%s on the node", i, what)
 		}
 		for j := range mounts {
 			m := &mounts[j]
-			switch ClaimSource(v.Name) {
+			switch NodeSource(v.Name) {
 			case m.Source:
-				m.Source = claim.Path
+				m.Source = directory.Path
 			case volumeOf[m.Source]:
 			default:
 				continue
 			}
-			if k := slices.Index(m.Options, "rw"); claim.ReadOnly && k >= 0 {
+			if k := slices.Index(m.Options, "rw"); directory.ReadOnly && k >= 0 {
 				m.Options[k] = "ro"
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -350,8 +351,9 @@ func TestNoLimit(t *testing.T) {
 	}
 }
 
-// TestClaims: mounts of a claim get its directory, and are read-only if it is. A mount of another
-// volume stays as it is, and a claim without a directory is an error.
+// TestClaims: mounts of a claim get its directory, and are read-only if it is, as do those of a
+// volume of another Container. A mount of another volume stays as it is, and a volume without a
+// directory is an error.
 func TestClaims(t *testing.T) {
 	bundle := &v1alpha1.OCIBundleSpec{
 		Process: v1alpha1.BundleProcess{Command: []string{"/x"}},
@@ -361,9 +363,10 @@ func TestClaims(t *testing.T) {
 			{"destination":"/c","source":"claims/b","options":["rbind","rro"]},
 			{"destination":"/d","source":"volumes/b","options":["rbind","rw"]},
 			{"destination":"/e","source":"subpaths/4","options":["rbind","rw"]},
-			{"destination":"/f","source":"subpaths/5","options":["rbind","rw"]}]}`)},
+			{"destination":"/f","source":"subpaths/5","options":["rbind","rw"]},
+			{"destination":"/g","source":"claims/c","options":["rbind","rw"]}]}`)},
 		SubPaths: []v1alpha1.BundleSubPath{
-			{Mount: 4, Source: ClaimSource("b"), Path: "x"}, {Mount: 5, Source: "volumes/b", Path: "x"},
+			{Mount: 4, Source: NodeSource("b"), Path: "x"}, {Mount: 5, Source: "volumes/b", Path: "x"},
 		},
 	}
 	for _, name := range []string{"a", "b"} {
@@ -371,8 +374,13 @@ func TestClaims(t *testing.T) {
 			Name: name, PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
 		})
 	}
-	claims := map[string]Claim{"a": {Path: "/v/a"}, "b": {Path: "/v/b", ReadOnly: true}}
-	spec, err := Document(bundle, nil, Options{Claims: claims})
+	bundle.Volumes = append(bundle.Volumes, v1alpha1.Volume{
+		Name: "c", Container: &v1alpha1.ContainerVolume{Name: "web", Volume: "data"},
+	})
+	claims := map[string]Directory{
+		"a": {Path: "/v/a"}, "b": {Path: "/v/b", ReadOnly: true}, "c": {Path: "/v/c"},
+	}
+	spec, err := Document(bundle, nil, Options{Directories: claims})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,14 +390,19 @@ func TestClaims(t *testing.T) {
 	}
 	want := []string{
 		"/a /v/a rw", "/b /v/b ro", "/c /v/b rro", "/d volumes/b rw",
-		"/e subpaths/4 ro", "/f subpaths/5 rw",
+		"/e subpaths/4 ro", "/f subpaths/5 rw", "/g /v/c rw",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("found %q; want %q", got, want)
 	}
-	delete(claims, "b")
-	if _, err := Document(bundle, nil, Options{Claims: claims}); err == nil ||
-		!strings.HasPrefix(err.Error(), "volumes[1].persistentVolumeClaim: ") {
-		t.Errorf("found %v", err)
+	for name, want := range map[string]string{
+		"b": "volumes[1].persistentVolumeClaim: ", "c": "volumes[2].container: ",
+	} {
+		left := maps.Clone(claims)
+		delete(left, name)
+		_, err := Document(bundle, nil, Options{Directories: left})
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("found %v", err)
+		}
 	}
 }

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Share is an emptyDir of another container that a container has in its present run.
+type Share struct {
+	// Owner is the id of the other container, and Container the key of its Container.
+	Owner     string `json:"owner"`
+	Container string `json:"container"`
+	// Volume is its name there, and Device and Inode are those of its directory.
+	Volume string `json:"volume"`
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+}
+
+// sharing is the content of sharesFile.
+type sharing struct {
+	Version int `json:"version"`
+	// Name of the container that has the shares, for people.
+	Name string  `json:"name"`
+	List []Share `json:"list"`
+}
+
+// sharesFile lists the shares of a container. It counts: a file in the owner's directory of sharers
+// only makes it quick to find. It means nothing after a boot, when nothing is mounted.
+const sharesFile = "shares.json"
+
+// sharesVersion is the version of the format of sharesFile.
+const sharesVersion = 1
+
+// errNewerShares is for a file of a version of Berth that is not known: it may hold any volume.
+var errNewerShares = errors.New("the file is of a newer version of Berth")
+
+// sharersDir has an empty file for each container that has a volume, with its id for a name.
+func (d Dir) sharersDir(volume string) string {
+	return filepath.Join(d.File("sharers"), volume)
+}
+
+func (d Dir) id() string { return filepath.Base(d.path) }
+
+// FindVolume returns the share that a container gets of an emptyDir of this one, or false if the
+// volume is not there as its source says.
+func (d Dir) FindVolume(v *v1alpha1.Volume) (share Share, found bool, err error) {
+	var st unix.Stat_t
+	err = unix.Lstat(d.Volume(v.Name), &st)
+	if errors.Is(err, unix.ENOENT) {
+		return Share{}, false, nil
+	}
+	if err != nil {
+		return Share{}, false, &fs.PathError{Op: "stat", Path: d.Volume(v.Name), Err: err}
+	}
+	same, mounted, err := onMedium(d.Volume(v.Name), v.EmptyDir.Medium)
+	if err != nil || !same || !mounted && v.EmptyDir.Medium != "" {
+		return Share{}, false, err
+	}
+	return Share{Owner: d.id(), Volume: v.Name, Device: st.Dev, Inode: st.Ino}, true, nil
+}
+
+// HasShared reports whether the volume of a share is the one that it was.
+func (d Dir) HasShared(s Share) bool {
+	var st unix.Stat_t
+	return unix.Lstat(d.Volume(s.Volume), &st) == nil && st.Dev == s.Device && st.Ino == s.Inode
+}
+
+// Share writes down the shares of the container in place of those that it had. dir returns the
+// directory of another container.
+func (d Dir) Share(name string, list []Share, dir func(id string) Dir) error {
+	if _, err := d.Unshare(dir); err != nil || len(list) == 0 {
+		return err
+	}
+	text, err := json.Marshal(sharing{Version: sharesVersion, Name: name, List: list})
+	if err != nil {
+		return fmt.Errorf("write shares of volumes: %w", err)
+	}
+	if err := d.ReplaceForBoot(sharesFile, text); err != nil {
+		return err
+	}
+	for _, s := range list {
+		at := dir(s.Owner).sharersDir(s.Volume)
+		if err := os.MkdirAll(at, 0o700); err != nil {
+			return fmt.Errorf("share a volume: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(at, d.id()), nil, 0o600); err != nil {
+			return fmt.Errorf("share a volume: %w", err)
+		}
+	}
+	return nil
+}
+
+// Shares returns the shares of the container.
+func (d Dir) Shares() ([]Share, error) {
+	s, err := d.readShares()
+	return s.List, err
+}
+
+func (d Dir) readShares() (out sharing, err error) {
+	text, err := os.ReadFile(d.File(sharesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return sharing{}, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if out.Version > sharesVersion {
+		err = errNewerShares
+	}
+	if err != nil {
+		return sharing{}, fmt.Errorf("read shares of volumes: %w", err)
+	}
+	return out, nil
+}
+
+// SharesLeft reports whether Unshare has something to do.
+func (d Dir) SharesLeft() bool {
+	_, err := os.Lstat(d.File(sharesFile))
+	return err == nil
+}
+
+// Unshare ends the shares of a container without mounts of them, and returns what they were. It is
+// no error if there are none.
+func (d Dir) Unshare(dir func(id string) Dir) ([]Share, error) {
+	s, err := d.readShares()
+	if errors.Is(err, errNewerShares) {
+		return nil, err
+	}
+	// Any other cannot be read since a loss of power has cut it off: nothing is mounted.
+	for _, one := range s.List {
+		err := os.Remove(filepath.Join(dir(one.Owner).sharersDir(one.Volume), d.id()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("end the share of a volume: %w", err)
+		}
+	}
+	if err := os.Remove(d.File(sharesFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("end the shares of volumes: %w", err)
+	}
+	return s.List, nil
+}
+
+// Sharers returns the names of the containers that have a volume of this one.
+func (d Dir) Sharers(volume string, dir func(id string) Dir) ([]string, error) {
+	entries, err := os.ReadDir(d.sharersDir(volume))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the sharers of a volume: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		s, err := dir(e.Name()).readShares()
+		switch {
+		case err != nil: // it may have it
+			out = append(out, e.Name())
+		case slices.ContainsFunc(s.List, func(one Share) bool {
+			return one.Owner == d.id() && one.Volume == volume
+		}):
+			out = append(out, s.Name)
+		}
+	}
+	return out, nil
+}
