@@ -133,9 +133,9 @@ func TestContainerRules(t *testing.T) {
 			"workingDir must be absolute: start it with /",
 		},
 		{
-			"env of a file", image + "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
-			image + "env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]",
-			"fileKeyRef is not supported: give a literal value, or take it from a ConfigMap or Secret",
+			"env of a file", image + "env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]",
+			image + "env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}, secretKeyRef: {name: s, key: k}}}]",
+			"set exactly one of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef and fileKeyRef",
 		},
 		{
 			"imagePullSecrets", image + "imagePullSecrets: [{name: c}]", image + "imagePullSecrets: [{}]",
@@ -150,7 +150,7 @@ func TestContainerRules(t *testing.T) {
 			"env of one field", image +
 				"env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]",
 			image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, configMapKeyRef: {name: s, key: k}}}]",
-			"set exactly one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef",
+			"set exactly one of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef and fileKeyRef",
 		},
 		{
 			"env of a field or a value", image +

@@ -112,7 +112,8 @@ const (
 	// message names field and cause.
 	ReasonCreateFailed = "CreateFailed"
 	// ReasonConfigMissing surfaces in Running while the container waits for a ConfigMap or Secret, a
-	// key in one, or a PersistentVolumeClaim, which the message names. The kubelet has the same word.
+	// file of variables, a key in one, or a PersistentVolumeClaim, which the message names. It is the
+	// kubelet's word.
 	ReasonConfigMissing = "CreateContainerConfigError"
 	// ReasonVolumeInUse surfaces in Running while the container waits for a PersistentVolumeClaim of
 	// access mode ReadWriteOncePod that another Container has, which the message names.

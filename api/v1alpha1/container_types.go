@@ -118,15 +118,14 @@ type ContainerSpec struct {
 	// env are environment variables, over the image's own. valueFrom takes a value from a field of
 	// the Container (metadata.name, namespace, uid, labels['KEY'] and annotations['KEY']), of its
 	// node (spec.nodeName, status.hostIP, status.hostIPs), of its resources, from its addresses
-	// (status.podIP, status.podIPs; with hostNetwork those of the node), or from a key of a
-	// ConfigMap or Secret of its namespace. Labels and annotations are those of when the spec was
-	// last edited.
+	// (status.podIP, status.podIPs; with hostNetwork those of the node), from a key of a ConfigMap or
+	// Secret of its namespace, or from a file of NAME='value' lines in an emptyDir, as it is at each
+	// start. Labels and annotations are those of when the spec was last edited.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=512
-	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || !has(e.valueFrom.fileKeyRef))",message="fileKeyRef is not supported: give a literal value, or take it from a ConfigMap or Secret"
-	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || has(e.valueFrom.fileKeyRef) || [has(e.valueFrom.fieldRef), has(e.valueFrom.resourceFieldRef), has(e.valueFrom.configMapKeyRef), has(e.valueFrom.secretKeyRef)].exists_one(x, x))",message="set exactly one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef"
+	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || [has(e.valueFrom.fieldRef), has(e.valueFrom.resourceFieldRef), has(e.valueFrom.configMapKeyRef), has(e.valueFrom.secretKeyRef), has(e.valueFrom.fileKeyRef)].exists_one(x, x))",message="set exactly one of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef and fileKeyRef"
 	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || !has(e.value) || e.value == '')",message="set one of value and valueFrom"
 	Env []corev1.EnvVar `json:"env,omitempty"`
 

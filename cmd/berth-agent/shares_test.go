@@ -221,3 +221,66 @@ var volumeOfAnother = stepScenario{
 		}
 	},
 }
+
+// TestStandaloneVariableOfFile: a container has the variables that another one has written into a
+// file of its emptyDir, waits for them, and gets those of the moment at each start. No value is
+// shown.
+func TestStandaloneVariableOfFile(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	variables := func(volume string) string {
+		var out strings.Builder
+		out.WriteString("  env:\n")
+		for _, key := range []string{"ADDRESS", "TEXT", "ABSENT"} {
+			fmt.Fprintf(&out, "  - {name: %s, valueFrom: {fileKeyRef: {volumeName: %s, path: dir/env, key: %s, optional: %t}}}\n",
+				key, volume, key, key == "ABSENT")
+		}
+		return out.String()
+	}
+	const show = "echo \"$ADDRESS|$TEXT|${ABSENT-none}\"; exec sleep 3600"
+	h.write("app.yaml", shell(show, "  volumes: [{name: config, emptyDir: {}}]\n", variables("config"),
+		"  dependsOn: [{name: init, condition: Completed}]\n"))
+	h.write("early.yaml", shell(show, "  volumes: [{name: c, container: {name: app, volume: config}}]\n", variables("c")))
+	h.untilWaits("early", "spec.env[0].valueFrom.fileKeyRef: found no file dir/env in the volume c")
+	init := func(text string) {
+		h.write("init.yaml", shell("mkdir -p /c/dir; printf \""+text+"\" 2 >/c/dir/env", "  restartPolicy: Never\n",
+			"  volumes: [{name: c, container: {name: app, volume: config}}]\n  volumeMounts: [{name: c, mountPath: /c}]\n"))
+	}
+	init(`ADDRESS=hunter%d\n`)
+	h.untilWaits("app", "found the file dir/env in the volume config: line 1: found a value without single quotes")
+	init(`# set up\nADDRESS='hunter%d'\nTEXT='a\n b'\n`)
+	const want = "hunter2|a\n b|none\n"
+	for _, name := range []string{"app", "early"} {
+		h.until(name+" shows its variables", func() bool { return h.get(name) != nil && h.logs(name) == want })
+	}
+	for _, found := range h.shown("hunter2") {
+		// The containers' own files and output have it.
+		if !strings.Contains(found, "/volumes/config/") && !strings.HasPrefix(found, h.path("l/")) {
+			t.Errorf("found a value in %s", found)
+		}
+	}
+
+	// Another link is not followed out of the volume at the next start.
+	link := func(target string) {
+		dirs, _ := filepath.Glob(h.path("s/bundles/*_app_*/volumes/config/dir"))
+		if len(dirs) != 1 {
+			t.Fatalf("found %v; want one directory", dirs)
+		}
+		if err := os.Remove(dirs[0] + "/env"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, dirs[0]+"/env"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(h.path("outside"), []byte("ADDRESS='x'\nTEXT='y'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link(h.path("outside"))
+	h.does("restart", "--no-wait", "app")
+	h.untilWaits("app", "found the file dir/env in the volume config: a symbolic link leads out of the volume")
+	h.removeAll("app.yaml", "early.yaml", "init.yaml")
+	if left := h.leftovers(); left != (counts{}) {
+		t.Errorf("found %+v left", left)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/oci/files"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
 )
 
 // Node has the facts about a node that variables of its containers may refer to.
@@ -44,6 +45,8 @@ type environmentStage struct {
 	node Node
 	// objects is nil on a node that has none.
 	objects Objects
+	// shares has the volumes of others, whose files variables may refer to.
+	shares *shares
 }
 
 func (environmentStage) Name() string { return "environment" }
@@ -67,11 +70,14 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	c.Environment = vars
 	c.Secret = slices.ContainsFunc(references(process), func(o environment.Object) bool {
 		return o.Kind == environment.KindSecret
-	})
+	}) || slices.ContainsFunc(process.Env, ofFile)
 	return nil
 }
 
-// waitFor returns the *Pending of a start that waits for an object, or for a key of it.
+// ofFile reports whether the value of a variable is in a file, which nobody else needs to know.
+func ofFile(e corev1.EnvVar) bool { return e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil }
+
+// waitFor returns the *Pending of a start that waits for an object or a file, or for a key of it.
 func waitFor(missing *environment.Missing) *Pending {
 	return &Pending{
 		Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonConfigMissing,
@@ -143,6 +149,26 @@ type nodeValues struct {
 
 func (v nodeValues) Data(object environment.Object) (map[string]string, bool) {
 	return v.objects.Data(v.c.Bundle.Owner().Namespace, object)
+}
+
+// File is part of environment.Values.
+func (v nodeValues) File(ref *corev1.FileKeySelector) (environment.File, bool, error) {
+	for i := range v.c.Bundle.Spec.Volumes {
+		volume := &v.c.Bundle.Spec.Volumes[i]
+		switch {
+		case volume.Name != ref.VolumeName:
+		case volume.EmptyDir != nil:
+			return bundle.ReadVolumeFile(v.c.Dir.Volume(volume.Name), ref.Path)
+		case volume.Container != nil:
+			path, err := v.shares.path(v.c, i)
+			if err != nil {
+				return environment.File{}, false, err
+			}
+			return bundle.ReadVolumeFile(path, ref.Path)
+		}
+	}
+	return environment.File{}, false, fmt.Errorf(
+		"volumeName: found %q; allowed: an emptyDir among spec.volumes", ref.VolumeName)
 }
 
 func (v nodeValues) Field(path string) (string, error) {

@@ -197,12 +197,12 @@ type Config struct {
 
 // Stages returns the stages in the order of Ensure.
 func Stages(c Config) List {
-	variables, document := environmentStage{c.Node, c.Objects}, documentStage{c.CgroupParent}
 	if c.Followers == nil {
 		c.Followers = NewFollowers(c.Wake)
 	}
 	joins := &joins{Neighbours: c.Neighbours, networks: c.Networks, followers: c.Followers}
 	shares := &shares{Neighbours: c.Neighbours, followers: c.Followers}
+	variables, document := environmentStage{c.Node, c.Objects, shares}, documentStage{c.CgroupParent}
 	return List{
 		handlerStage{c.Handlers},
 		emptyDirsStage{shares},

@@ -185,24 +185,43 @@ func (s *shares) find(c *Container) (map[string]bundle.Share, error) {
 		if v.Container == nil {
 			continue
 		}
-		at := fmt.Sprintf("spec.volumes[%d].container", i)
-		if s.Bundle == nil || s.Dir == nil {
-			return nil, errors.New(at + ": found " + v.Container.Name +
-				"; allowed: nothing, since this agent knows of no other Containers")
-		}
-		share, why, err := s.volume(c.Key, v.Container)
+		share, err := s.one(c, i)
 		if err != nil {
 			return nil, err
-		}
-		if why != "" {
-			return nil, &Pending{
-				Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonVolumeNotReady,
-				Message: at + why,
-			}
 		}
 		out[v.Name] = share
 	}
 	return out, nil
+}
+
+// path returns the directory of a volume of another container, or a *Pending.
+func (s *shares) path(c *Container, i int) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	share, err := s.one(c, i)
+	if err != nil {
+		return "", err
+	}
+	return s.Dir(share.Owner).Volume(share.Volume), nil
+}
+
+// one returns the volume of another container that has this index in the spec of a container, or a
+// *Pending. s.mu is held.
+func (s *shares) one(c *Container, i int) (bundle.Share, error) {
+	ref := c.Bundle.Spec.Volumes[i].Container
+	at := fmt.Sprintf("spec.volumes[%d].container", i)
+	if s.Bundle == nil || s.Dir == nil {
+		return bundle.Share{}, errors.New(at + ": found " + ref.Name +
+			"; allowed: nothing, since this agent knows of no other Containers")
+	}
+	share, why, err := s.volume(c.Key, ref)
+	if err == nil && why != "" {
+		err = &Pending{
+			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonVolumeNotReady,
+			Message: at + why,
+		}
+	}
+	return share, err
 }
 
 // volume returns an emptyDir of another container, or why there is none.

@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"path"
 	"slices"
 	"strings"
 
@@ -11,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/files"
+	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // variables returns process.env: the user's variables, in their order. The node puts the image's
@@ -72,7 +75,7 @@ func variableFrom(d *draft, at *field.Path, e corev1.EnvVar) corev1.EnvVar {
 	switch {
 	case len(set) == 0:
 		d.faults = append(d.faults,
-			field.Required(at, "set one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef"))
+			field.Required(at, "set one of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef and fileKeyRef"))
 		return e
 	case len(set) > 1:
 		d.refuse(at.Child(set[1]), "may not stand beside "+set[0]+": remove one of them")
@@ -91,7 +94,7 @@ func variableFrom(d *draft, at *field.Path, e corev1.EnvVar) corev1.EnvVar {
 		ref := from.SecretKeyRef
 		objectKey(d, at.Child("secretKeyRef"), ref.Name, ref.Key)
 	case from.FileKeyRef != nil:
-		d.refuse(at.Child("fileKeyRef"), "is not supported: give a literal value, or take it from a ConfigMap or Secret")
+		fileKey(d, at.Child("fileKeyRef"), from.FileKeyRef)
 	}
 	if known {
 		return corev1.EnvVar{Name: e.Name, Value: environment.Literal(value)}
@@ -217,6 +220,40 @@ func objectKey(d *draft, at *field.Path, name, key string) {
 	}
 	for _, msg := range validation.IsConfigMapKey(key) {
 		d.invalid(at.Child("key"), key, msg)
+	}
+}
+
+// maxFileKey is the greatest length of a key in a file of variables, as under the kubelet.
+const maxFileKey = 128
+
+// fileKey checks a reference to a key of a file in a volume, which need not be mounted.
+func fileKey(d *draft, at *field.Path, ref *corev1.FileKeySelector) {
+	i := slices.IndexFunc(d.in.Volumes, func(v v1alpha1.Volume) bool {
+		return v.Name == ref.VolumeName
+	})
+	switch {
+	case ref.VolumeName == "":
+		d.faults = append(d.faults, field.Required(at.Child("volumeName"), "name one of volumes"))
+	case i < 0:
+		d.faults = append(d.faults, field.NotFound(at.Child("volumeName"), ref.VolumeName))
+	case d.in.Volumes[i].EmptyDir == nil && d.in.Volumes[i].Container == nil:
+		d.invalid(at.Child("volumeName"), ref.VolumeName,
+			"must be an emptyDir, of the Container itself or of another one")
+	}
+	if err := files.CheckSubPath(ref.Path); err != nil {
+		d.invalid(at.Child("path"), ref.Path, err.Error())
+	} else if strings.HasPrefix(ref.Path, "..") || path.Clean(ref.Path) == "." {
+		d.invalid(at.Child("path"), ref.Path, `must be the path of a file, and not begin with ".."`)
+	}
+	switch {
+	case ref.Key == "":
+		d.faults = append(d.faults, field.Required(at.Child("key"), "name a key in the file"))
+	case len(ref.Key) > maxFileKey:
+		d.faults = append(d.faults, field.TooLong(at.Child("key"), "", maxFileKey))
+	default:
+		for _, msg := range validation.IsRelaxedEnvVarName(ref.Key) {
+			d.invalid(at.Child("key"), ref.Key, msg)
+		}
 	}
 }
 

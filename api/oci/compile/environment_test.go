@@ -76,9 +76,46 @@ func TestFaultsOfReferences(t *testing.T) {
 			func(s *v1alpha1.ContainerSpec) { s.EnvFrom[0].SecretRef = s.EnvFrom[1].SecretRef },
 			"spec.envFrom[0].secretRef", "write two items",
 		},
-		"a file": {func(s *v1alpha1.ContainerSpec) {
-			s.Env[0].ValueFrom = &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}}
-		}, "spec.env[0].valueFrom.fileKeyRef", "give a literal value"},
+		"a file of no volume": {
+			ofFile(corev1.FileKeySelector{VolumeName: "none", Path: "p", Key: "k"}),
+			"spec.env[0].valueFrom.fileKeyRef.volumeName", "Not found",
+		},
+		"a file without a volume": {
+			ofFile(corev1.FileKeySelector{Path: "p", Key: "k"}),
+			"spec.env[0].valueFrom.fileKeyRef.volumeName", "name one of volumes",
+		},
+		"a file of the node": {
+			ofFile(corev1.FileKeySelector{VolumeName: "h", Path: "p", Key: "k"}),
+			"spec.env[0].valueFrom.fileKeyRef.volumeName", "must be an emptyDir",
+		},
+		"a file outside": {
+			ofFile(corev1.FileKeySelector{VolumeName: "e", Path: "a/../../p", Key: "k"}),
+			"spec.env[0].valueFrom.fileKeyRef.path", `must not contain ".."`,
+		},
+		"an absolute file": {
+			ofFile(corev1.FileKeySelector{VolumeName: "e", Path: "/p", Key: "k"}),
+			"spec.env[0].valueFrom.fileKeyRef.path", "remove the leading /",
+		},
+		"a directory": {
+			ofFile(corev1.FileKeySelector{VolumeName: "e", Path: "./", Key: "k"}),
+			"spec.env[0].valueFrom.fileKeyRef.path", "must be the path of a file",
+		},
+		"a hidden file": {
+			ofFile(corev1.FileKeySelector{VolumeName: "e", Path: "..data", Key: "k"}),
+			"spec.env[0].valueFrom.fileKeyRef.path", "not begin with",
+		},
+		"a file without a key": {
+			ofFile(corev1.FileKeySelector{VolumeName: "e", Path: "p"}),
+			"spec.env[0].valueFrom.fileKeyRef.key", "name a key",
+		},
+		"a bad key of a file": {
+			ofFile(corev1.FileKeySelector{VolumeName: "e", Path: "p", Key: "a=b"}),
+			"spec.env[0].valueFrom.fileKeyRef.key", "=",
+		},
+		"a long key of a file": {
+			ofFile(corev1.FileKeySelector{VolumeName: "e", Path: "p", Key: strings.Repeat("k", 129)}),
+			"spec.env[0].valueFrom.fileKeyRef.key", "128",
+		},
 	} {
 		c := &v1alpha1.Container{}
 		if err := yaml.UnmarshalStrict([]byte(references), c); err != nil {
@@ -91,6 +128,17 @@ func TestFaultsOfReferences(t *testing.T) {
 			t.Errorf("%s: found %v; want a fault of %s with %q", name, faults.ToAggregate(), tc.path,
 				tc.message)
 		}
+	}
+}
+
+// ofFile gives a Container two volumes, and a variable that refers to a file.
+func ofFile(ref corev1.FileKeySelector) func(s *v1alpha1.ContainerSpec) {
+	return func(s *v1alpha1.ContainerSpec) {
+		s.Volumes = []v1alpha1.Volume{
+			{Name: "e", EmptyDir: &corev1.EmptyDirVolumeSource{}},
+			{Name: "h", HostPath: &corev1.HostPathVolumeSource{Path: "/h"}},
+		}
+		s.Env[0].ValueFrom = &corev1.EnvVarSource{FileKeyRef: &ref}
 	}
 }
 

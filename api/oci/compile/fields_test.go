@@ -310,12 +310,14 @@ func fieldCases() map[string]fieldCase {
 		"env[].valueFrom.resourceFieldRef.resource":      limitVariable("0", ""),
 		"env[].valueFrom.resourceFieldRef.divisor":       limitVariable("1Ki", ""),
 		"env[].valueFrom.resourceFieldRef.containerName": limitVariable("0", "base"),
-		"env[].valueFrom.fileKeyRef": refused("spec.env[0].valueFrom.fileKeyRef", func(s *spec) {
-			s.Env[0] = corev1.EnvVar{
-				Name:      "A",
-				ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}},
-			}
-		}),
+		"env[].valueFrom.fileKeyRef.volumeName": fileVariable("volumeName", `"m"`,
+			corev1.FileKeySelector{VolumeName: "m", Path: "p", Key: "K"}),
+		"env[].valueFrom.fileKeyRef.path": fileVariable("path", `"d/p"`,
+			corev1.FileKeySelector{VolumeName: "e", Path: "d/p", Key: "K"}),
+		"env[].valueFrom.fileKeyRef.key": fileVariable("key", `"L"`,
+			corev1.FileKeySelector{VolumeName: "e", Path: "p", Key: "L"}),
+		"env[].valueFrom.fileKeyRef.optional": fileVariable("optional", "true",
+			corev1.FileKeySelector{VolumeName: "e", Path: "p", Key: "K", Optional: new(true)}),
 
 		"volumes[].name": honoured(arrives{
 			"volumes[m].name":            "",
@@ -588,6 +590,19 @@ func fieldCases() map[string]fieldCase {
 // byNode adds what is absent in a bundle of which the agent computes the variables.
 func byNode(at arrives) arrives {
 	return merged(arrives{"config.process.env": "", "process.env[A].name": `"A"`}, at)
+}
+
+// fileVariable returns a variable with a key of a file, one of whose fields arrives as it is.
+func fileVariable(field, want string, ref corev1.FileKeySelector) fieldCase {
+	const at = "process.env[A].valueFrom.fileKeyRef."
+	arrive := arrives{
+		at + "volumeName": strconv.Quote(ref.VolumeName), at + "path": strconv.Quote(ref.Path),
+		at + "key": strconv.Quote(ref.Key),
+	}
+	arrive[at+field] = want
+	return fieldCase{arrives: byNode(arrive), set: func(s *v1alpha1.ContainerSpec) {
+		s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &ref}}
+	}}
 }
 
 // limitVariable returns a variable with the node's memory, since the Container has no limit.

@@ -20,6 +20,14 @@ type Values interface {
 	Resource(r *corev1.ResourceFieldSelector) (string, error)
 	// Data returns the data of an object, or false if there is no such object.
 	Data(object Object) (data map[string]string, ok bool)
+	// File returns a file in a volume, or false if there is none.
+	File(ref *corev1.FileKeySelector) (file File, ok bool, err error)
+}
+
+// File is a file of variables in a volume.
+type File struct {
+	// Text of the file. Fault is the reason why it has none, such as a file that is too large.
+	Text, Fault string
 }
 
 // Variables are variables in the order in which the process gets them.
@@ -121,13 +129,15 @@ func (b *builder) value(path string, e corev1.EnvVar, values Values) (value stri
 	case from.SecretKeyRef != nil:
 		ref := from.SecretKeyRef
 		return one(path+".secretKeyRef", Object{KindSecret, ref.Name}, ref.Key, ref.Optional, values)
+	case from.FileKeyRef != nil:
+		return ofFile(path+".fileKeyRef", from.FileKeyRef, values)
 	case from.FieldRef != nil:
 		value, err = values.Field(from.FieldRef.FieldPath)
 	case from.ResourceFieldRef != nil:
 		value, err = values.Resource(from.ResourceFieldRef)
 	default:
 		err = errors.New(
-			"found no source that this agent knows; allowed: fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef")
+			"found no source that this agent knows; allowed: fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef or fileKeyRef")
 	}
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", path, err)

@@ -19,6 +19,12 @@ func (o objects) Field(path string) (string, error) { return "field " + path + "
 func (o objects) Resource(*corev1.ResourceFieldSelector) (string, error) {
 	return "", errors.New("none")
 }
+
+func (o objects) File(ref *corev1.FileKeySelector) (File, bool, error) {
+	data, ok := o[Object{KindFile, ref.VolumeName + "/" + ref.Path}]
+	return File{Text: data["text"], Fault: data["fault"]}, ok, nil
+}
+
 func (o objects) Data(object Object) (map[string]string, bool) { d, ok := o[object]; return d, ok }
 
 // TestOrderIsAPods: env counts over envFrom, a later object over an earlier one, and values of

@@ -16,6 +16,7 @@ import (
 const (
 	KindConfigMap = "ConfigMap"
 	KindSecret    = "Secret"
+	KindFile      = "file" // in a volume
 )
 
 // Object names an object in the namespace of the Container.
@@ -28,15 +29,32 @@ type Missing struct {
 	Object
 	// Key is empty if the whole object is missing.
 	Key string
+	// Volume has the file of KindFile. Fault says why that cannot be read, if it is there.
+	Volume, Fault string
 }
 
 func (m *Missing) Error() string {
+	if m.Kind == KindFile {
+		return m.ofFile()
+	}
 	if m.Key != "" {
 		return fmt.Sprintf("%s: found no key %q in the %s %s; allowed: a key that it has", m.Path, m.Key,
 			m.Kind, m.Name)
 	}
 	return fmt.Sprintf("%s: found no %s %s; allowed: one in the namespace of the Container", m.Path,
 		m.Kind, m.Name)
+}
+
+func (m *Missing) ofFile() string {
+	file := fmt.Sprintf("%s in the volume %s", m.Name, m.Volume)
+	switch {
+	case m.Fault != "":
+		return fmt.Sprintf("%s: found the file %s: %s", m.Path, file, m.Fault)
+	case m.Key != "":
+		return fmt.Sprintf("%s: found no key %q in the file %s; allowed: a key that it has", m.Path, m.Key,
+			file)
+	}
+	return fmt.Sprintf("%s: found no file %s; allowed: one that is there at the start", m.Path, file)
 }
 
 // References returns the objects that variables refer to, each once.

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/internal/leaktest"
+)
+
+// TestReadVolumeFile: a regular file beneath the volume is read, and nothing else that a container
+// may put there is opened or waited for.
+func TestReadVolumeFile(t *testing.T) {
+	leaktest.Check(t)
+	base := t.TempDir()
+	volume := filepath.Join(base, "volume")
+	if err := os.MkdirAll(volume+"/dir", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, base+"/outside", "A='secret'")
+	write(t, volume+"/dir/file", "A='b'\n")
+	symlink(t, "dir/file", volume+"/inner")
+	symlink(t, "../outside", volume+"/up")
+	symlink(t, base+"/outside", volume+"/absolute")
+	symlink(t, base, volume+"/base")
+	symlink(t, "loop", volume+"/loop")
+	symlink(t, "/proc/self/root/etc/passwd", volume+"/magic")
+	if err := unix.Mkfifo(volume+"/fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(t, volume+"/most", strings.Repeat("#", environment.MaxFile))
+	write(t, volume+"/large", strings.Repeat("#", environment.MaxFile+1))
+	write(t, volume+"/endless", "")
+	if err := os.Truncate(volume+"/endless", 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]struct {
+		text, fault string
+		missing     bool
+	}{
+		"dir/file":      {text: "A='b'\n"},
+		"inner":         {text: "A='b'\n"},
+		"most":          {text: strings.Repeat("#", environment.MaxFile)},
+		"none":          {missing: true},
+		"none/file":     {missing: true},
+		"dir":           {fault: "it is no regular file"},
+		"fifo":          {fault: "it is no regular file"},
+		"up":            {fault: "leads out of the volume"},
+		"absolute":      {fault: "leads out of the volume"},
+		"base/outside":  {fault: "leads out of the volume"},
+		"magic":         {fault: "leads out of the volume"},
+		"../outside":    {fault: "leads out of the volume"},
+		"loop":          {fault: "leads nowhere"},
+		"dir/file/more": {fault: "a file is in place of a directory"},
+		"large":         {fault: "it has more than 65536 bytes"},
+		"endless":       {fault: "it has more than 65536 bytes"},
+	} {
+		file, found, err := ReadVolumeFile(volume, in)
+		if err != nil || found == want.missing || file.Text != want.text ||
+			!strings.Contains(file.Fault, want.fault) || (want.fault == "") != (file.Fault == "") {
+			t.Errorf("%s: found %.40q, %q, %t, %v", in, file.Text, file.Fault, found, err)
+		}
+	}
+	if _, _, err := ReadVolumeFile(volume+"/inner", "file"); err == nil {
+		t.Error("found a volume that is a link")
+	}
+}
