@@ -15,7 +15,7 @@ const localPath = "local-path"
 
 // checkClaim checks a PersistentVolumeClaim, whose volume is a directory of the node.
 func checkClaim(c *corev1.PersistentVolumeClaim) field.ErrorList {
-	faults := checkMeta(&c.ObjectMeta, nil)
+	faults := checkMeta(&c.ObjectMeta)
 	at := field.NewPath("spec")
 	refuse := func(set bool, name, instead string) {
 		if set {

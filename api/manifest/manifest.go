@@ -156,6 +156,9 @@ func (d *Document) Report(faults field.ErrorList) {
 	d.Faults = sorted(d.Faults)
 }
 
+// Has reports whether the document has a field.
+func (d *Document) Has(path string) bool { return d.decoded.places[path] != nil }
+
 // At returns a fault at the position of a field or, if it is absent, of its nearest parent.
 func (d *Document) At(path, message string) Fault {
 	f := Fault{Line: d.Line, Column: 1, Field: d.decoded.below(path), Message: message}

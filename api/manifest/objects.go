@@ -34,6 +34,8 @@ type Object struct {
 	Binary map[string]string
 	// AccessModes holds spec.accessModes of a PersistentVolumeClaim.
 	AccessModes []corev1.PersistentVolumeAccessMode
+	// Immutable says that a ConfigMap or Secret keeps its data until it is removed.
+	Immutable bool
 }
 
 // Same reports whether two objects hold the same.
@@ -79,7 +81,9 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 		c := &corev1.ConfigMap{}
 		if d.decodeInto(root, c) {
 			d.Report(checkConfigMap(c))
-			d.setObject(&c.ObjectMeta, Object{Data: c.Data, Binary: texts(c.BinaryData)})
+			d.setObject(&c.ObjectMeta, Object{
+				Data: c.Data, Binary: texts(c.BinaryData), Immutable: c.Immutable != nil && *c.Immutable,
+			})
 		}
 	case environment.KindSecret:
 		s := &corev1.Secret{}
@@ -88,7 +92,9 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 			data := map[string]string{}
 			maps.Copy(data, texts(s.Data))
 			maps.Copy(data, s.StringData)
-			d.setObject(&s.ObjectMeta, Object{Data: data})
+			d.setObject(&s.ObjectMeta, Object{
+				Data: data, Immutable: s.Immutable != nil && *s.Immutable,
+			})
 		}
 	case KindClaim:
 		c := &corev1.PersistentVolumeClaim{}
@@ -142,7 +148,7 @@ func texts(data map[string][]byte) map[string]string {
 }
 
 // checkMeta checks what the API server checks of an object's metadata.
-func checkMeta(meta *metav1.ObjectMeta, immutable *bool) field.ErrorList {
+func checkMeta(meta *metav1.ObjectMeta) field.ErrorList {
 	var faults field.ErrorList
 	at := field.NewPath("metadata")
 	if meta.Name == "" {
@@ -156,10 +162,6 @@ func checkMeta(meta *metav1.ObjectMeta, immutable *bool) field.ErrorList {
 		for _, msg := range validation.IsDNS1123Label(meta.Namespace) {
 			faults = append(faults, field.Invalid(at.Child("namespace"), meta.Namespace, msg))
 		}
-	}
-	if immutable != nil && *immutable {
-		faults = append(faults, field.Forbidden(field.NewPath("immutable"),
-			"is not supported in a file, which can always be changed: remove it"))
 	}
 	return faults
 }
@@ -188,7 +190,7 @@ func checkSize(at *field.Path, size int) field.ErrorList {
 
 func checkConfigMap(c *corev1.ConfigMap) field.ErrorList {
 	data, binary := field.NewPath("data"), field.NewPath("binaryData")
-	faults := slices.Concat(checkMeta(&c.ObjectMeta, c.Immutable), checkKeys(data, c.Data),
+	faults := slices.Concat(checkMeta(&c.ObjectMeta), checkKeys(data, c.Data),
 		checkKeys(binary, c.BinaryData))
 	size := 0
 	for key, v := range c.Data {
@@ -206,7 +208,7 @@ func checkConfigMap(c *corev1.ConfigMap) field.ErrorList {
 
 func checkSecret(s *corev1.Secret) field.ErrorList {
 	data, text := field.NewPath("data"), field.NewPath("stringData")
-	faults := slices.Concat(checkMeta(&s.ObjectMeta, s.Immutable), checkKeys(data, s.Data),
+	faults := slices.Concat(checkMeta(&s.ObjectMeta), checkKeys(data, s.Data),
 		checkKeys(text, s.StringData))
 	size := 0
 	for _, v := range s.Data {

@@ -40,7 +40,7 @@ func TestFaultsOfObjects(t *testing.T) {
 		"kind: ConfigMap\nmetadata: {name: a}\ndata: {a/b: x}":                        `4:13: data[a/b]: found "a/b"`,
 		"kind: ConfigMap\nmetadata: {name: a}\ndata: {a: x}\nbinaryData: {a: eA==}":   `5:17: binaryData[a]: the key is in data as well`,
 		"kind: ConfigMap\nmetadata: {name: a}\nbinaryData: {a: x}":                    `4:17: binaryData[a]: found "x"; allowed: text in base64`,
-		"kind: ConfigMap\nmetadata: {name: a}\nimmutable: true":                       `immutable: is not supported in a file`,
+		"kind: ConfigMap\nmetadata: {name: a}\nimmutable: yes please":                 `4:12: immutable: found "yes please"`,
 		"kind: ConfigMap\ndata: {}":                                                   `metadata.name: found nothing`,
 		"kind: ConfigMap\nmetadata: {name: A}":                                        `metadata.name: found "A"`,
 		"kind: ConfigMap\nmetadata: {name: a}\ndta: {}":                               `did you mean "data"?`,

@@ -181,6 +181,18 @@ func TestStandaloneSampleShared(t *testing.T) {
 	h.signal(unix.SIGTERM)
 }
 
+// The program of the sample gets the variables that the other Container has written.
+func TestStandaloneSampleEnvFile(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.raw("envfile.yaml", sample(t, "standalone/envfile.yaml"))
+	h.until("the program shows its variable", func() bool {
+		return h.get("app") != nil && h.logs("app") == "token of setup\n"
+	})
+	h.removeAll("envfile.yaml")
+	h.signal(unix.SIGTERM)
+}
+
 // volumeOfAnother is a job with a volume of another container, which goes on. Only the agent has it.
 var volumeOfAnother = stepScenario{
 	name: "volume of another container",

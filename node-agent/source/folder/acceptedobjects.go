@@ -22,7 +22,7 @@ import (
 
 // This file keeps the ConfigMaps and PersistentVolumeClaims that were accepted last: containers of
 // a file that is refused go on, also after a restart of the agent, and so do those that refer to an
-// object of it. A Secret is never written down.
+// object of it. A Secret is never written down (sealed.go).
 
 // acceptedVersion is the version of the format of configmaps/*.json and claims/*.json.
 const acceptedVersion = 1
@@ -59,6 +59,7 @@ type objectFields struct {
 	Data        map[string]string                   `json:"data,omitempty"` // UTF-8, as the API has it
 	Binary      map[string]string                   `json:"-"`
 	AccessModes []corev1.PersistentVolumeAccessMode `json:"accessModes,omitempty"`
+	Immutable   bool                                `json:"immutable,omitempty"`
 }
 
 // writeObject writes the file.
@@ -98,7 +99,7 @@ func (f *Folder) restoreObjects() error {
 			f.stored[objectKey{c.Kind, c.Namespace, c.Name}] = c
 		}
 	}
-	return nil
+	return f.restoreSealed()
 }
 
 // readObjects reads the objects of a kind that the agent with a state directory has accepted.

@@ -73,6 +73,9 @@ type Folder struct {
 	objects map[objectKey]*object
 	// stored are the objects that the state directory has.
 	stored map[objectKey]acceptedObject
+	// sealed has digests of the immutable Secrets that have been accepted, and seal their key.
+	sealed map[objectKey]sealedSecret
+	seal   []byte
 	// unstored has the errors of writing PersistentVolumeClaims there.
 	unstored map[objectKey]error
 	// complete reports whether no manifest was refused at the last look.

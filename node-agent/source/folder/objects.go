@@ -21,11 +21,12 @@ import (
 )
 
 // object is a ConfigMap, Secret or PersistentVolumeClaim of a file. Nothing of a Secret is ever
-// written down.
+// written down but a digest of an immutable one.
 type object struct {
 	*manifest.Object
-	file string         // that it was accepted from
-	at   manifest.Fault // the place of its name, without a message
+	file   string         // that it was accepted from
+	at     manifest.Fault // the place of its name, without a message
+	places places
 }
 
 // objectKey identifies an object.
@@ -96,7 +97,7 @@ func (f *Folder) Complete() bool {
 // addObject adds the object of a document that has no faults, or a fault if the file has one of the
 // name already.
 func (c *content) addObject(d *manifest.Document) {
-	o := &object{Object: d.Object, at: d.At("metadata.name", "")}
+	o := &object{Object: d.Object, at: d.At("metadata.name", ""), places: placesOf(d)}
 	if slices.ContainsFunc(c.objects, func(other *object) bool { return other.key() == o.key() }) {
 		c.faults = append(c.faults,
 			d.At("metadata.name", fmt.Sprintf("found %s a second time in this file; allowed: each name once",
@@ -169,11 +170,14 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 	for _, e := range f.entries {
 		anyMissing = anyMissing || e.bundle != nil && Missing(e.container) != ""
 	}
+	keeps := func(file string) bool {
+		fl, there := f.files[file], contains(names, file)
+		f.pending = f.pending || !there && !f.settled(file)
+		return fl != nil && (len(fl.refusal()) > 0 || !there) ||
+			!there && (anyMissing || !f.settled(file))
+	}
 	for key, o := range f.held() {
-		fl, there := f.files[o.file], contains(names, o.file)
-		f.pending = f.pending || !there && !f.settled(o.file)
-		if fl != nil && (len(fl.refusal()) > 0 || !there) ||
-			!there && (anyMissing || !f.settled(o.file)) {
+		if keeps(o.file) {
 			next[key] = o
 		}
 	}
@@ -212,6 +216,7 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 	}
 	f.objects = next
 	f.storeObjects()
+	f.storeSealed(keeps)
 }
 
 // claims returns the PersistentVolumeClaims that volumes refer to.

@@ -22,6 +22,9 @@ func secretObject(name, value string) string {
 		value + "}\n"
 }
 
+// frozen is the field that makes an object immutable.
+const frozen = "immutable: true\n"
+
 // TestObjectsOfFiles tells stories: at each step files are written with mode 0600 (or removed, where
 // the content is empty), and what Containers can refer to, who is told, and what is refused is
 // looked at.
@@ -96,6 +99,50 @@ func TestObjectsOfFiles(t *testing.T) {
 			},
 			{files: map[string]string{"a.yaml": "", "b.yaml": ""}, restart: true},
 			{files: map[string]string{"b.yaml": "{"}, restart: true, refused: "b.yaml:1: "},
+		},
+		"an immutable ConfigMap": {
+			{files: map[string]string{"c.yaml": configMap("c", "one") + frozen}, data: "c=one"},
+			{
+				files: map[string]string{"c.yaml": configMap("c", "two") + frozen}, data: "c=one",
+				refused: "c.yaml:4:7: data: found a change of the ConfigMap default/c, which is immutable; allowed: its removal",
+			},
+			{restart: true, data: "c=one", refused: "c.yaml:4:7: data: found a change"},
+			{
+				files: map[string]string{"c.yaml": configMap("c", "one")}, data: "c=one",
+				refused: "c.yaml:1:1: immutable: found a change",
+			},
+			{
+				files: map[string]string{"c.yaml": frozen + configMap("c", "one") + "binaryData: {b: AAE=}\n"},
+				data:  "c=one", refused: "binaryData: found a change",
+			},
+			{files: map[string]string{"c.yaml": frozen + configMap("c", "one")}, data: "c=one"},
+			{files: map[string]string{"c.yaml": user}, changed: "user"},
+			{files: map[string]string{"c.yaml": configMap("c", "two") + frozen + "---\n" + user}, data: "c=two", changed: "user"},
+			{files: map[string]string{"c.yaml": "{"}, restart: true, data: "c=two", changed: "user", refused: "c.yaml:1: "},
+			{files: map[string]string{"c.yaml": configMap("c", "one")}, restart: true, data: "c=two", changed: "user", refused: "immutable: found a change"},
+			{files: map[string]string{"c.yaml": ""}, changed: "user"},
+			{files: map[string]string{"d.yaml": configMap("c", "one")}, data: "c=one", changed: "user"},
+			{files: map[string]string{"d.yaml": configMap("c", "two") + frozen}, data: "c=two", changed: "user"},
+		},
+		"an immutable Secret": {
+			{files: map[string]string{"s.yaml": secretObject("s", "one") + frozen}, data: "s=one"},
+			{restart: true, data: "s=one"},
+			{
+				files: map[string]string{"s.yaml": secretObject("s", "two") + frozen}, data: "s=one",
+				refused: "s.yaml:4:13: stringData: found a change of the Secret default/s, which is immutable",
+			},
+			{restart: true, refused: "s.yaml:4:13: stringData: found a change of the Secret default/s"},
+			{restart: true, files: map[string]string{"s.yaml": secretObject("s", "one")}, refused: "immutable: found a change"},
+			{restart: true, files: map[string]string{"s.yaml": "{"}, refused: "s.yaml:1: "},
+			{restart: true, files: map[string]string{"s.yaml": secretObject("s", "two") + frozen}, refused: "stringData: found a change"},
+			{
+				restart: true, data: "s=one",
+				files: map[string]string{"s.yaml": "", "t.yaml": secretObject("s", "one") + frozen},
+			},
+			{restart: true, files: map[string]string{"t.yaml": secretObject("s", "two") + frozen}, refused: "t.yaml:4:13: stringData: found a change"},
+			{files: map[string]string{"t.yaml": ""}},
+			{files: map[string]string{"t.yaml": secretObject("s", "two") + frozen}, data: "s=two"},
+			{restart: true, files: map[string]string{"t.yaml": secretObject("s", "three") + frozen}, refused: "stringData: found a change"},
 		},
 		"a Secret that others can read": {
 			{files: map[string]string{"s.yaml": secretObject("s", "one")}, data: "s=one"},
@@ -326,5 +373,67 @@ func TestConfigMapsOfLongNames(t *testing.T) {
 	newFolder(t, dir, state).scan()
 	if left, err := os.ReadDir(objectsDir(state, environment.KindConfigMap)); err != nil || len(left) > 0 {
 		t.Errorf("found %v, %v left", left, err)
+	}
+}
+
+// TestSealedSecrets: of an immutable Secret nothing is stored but a digest, which only root can read
+// and which says nothing without its key. One that cannot be read refuses no Secret.
+func TestSealedSecrets(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	file := filepath.Join(dir, "s.yaml")
+	write := func(value string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(secretObject("s", value)+frozen), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("hunter2")
+	newFolder(t, dir, state).scan()
+	record, key := filepath.Join(state, "secrets/default_s.json"), filepath.Join(state, "secrets/key")
+	for _, path := range []string{record, key} {
+		text, err := os.ReadFile(path)
+		if err != nil || strings.Contains(string(text), "hunter2") {
+			t.Errorf("%s: found %q, %v", path, text, err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: found %v, %v; want mode 0600", path, info.Mode(), err)
+		}
+	}
+	first, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := func(want string) {
+		t.Helper()
+		f := newFolder(t, dir, state)
+		f.scan()
+		if got := refused(t, f); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("found the refusal %q; want %q", got, want)
+		}
+	}
+	write("hunter3")
+	refusal("stringData: found a change")
+	for what, damage := range map[string]func() error{
+		"a cut off record": func() error { return os.WriteFile(record, first[:len(first)-3], 0o600) },
+		"a newer record":   func() error { return os.WriteFile(record, []byte(`{"version":2}`), 0o600) },
+		"no key":           func() error { return os.Remove(key) },
+	} {
+		write("hunter2")
+		if err := os.RemoveAll(filepath.Join(state, "secrets")); err != nil {
+			t.Fatal(err)
+		}
+		refusal("")
+		if err := damage(); err != nil {
+			t.Fatal(err)
+		}
+		write("hunter4")
+		refusal("")
+		write("hunter2")
+		t.Log(what)
+		refusal("stringData: found a change")
+	}
+	again, err := os.ReadFile(record)
+	if err != nil || string(again) == string(first) {
+		t.Errorf("found the same digest with another key, %v", err)
 	}
 }

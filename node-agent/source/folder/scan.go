@@ -42,6 +42,7 @@ func (f *Folder) scan() []source.Key {
 	f.dirErr = ""
 	claims := f.claim(names)
 	f.claimObjects(names)
+	f.keepImmutable(names)
 	f.forgetUnreadable()
 	changed := map[source.Key]bool{}
 	f.renewRemoved(names, changed)
@@ -239,8 +240,10 @@ type file struct {
 	sum  [sha256.Size]byte // of what it holds
 	born birth
 	// before is sum of the file that had this name before this one.
-	before    [sha256.Size]byte
-	conflicts []manifest.Fault // names that other files have, too; found at each look
+	before [sha256.Size]byte
+	// conflicts are names that other files have, too, and changes of what is immutable; found at each
+	// look.
+	conflicts []manifest.Fault
 	since     metav1.Time
 	readAt    time.Time
 }

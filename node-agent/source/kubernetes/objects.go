@@ -29,7 +29,8 @@ import (
 
 // objects are the ConfigMaps and Secrets that the node's OCIBundles refer to. Each is watched
 // alone, and once, however many refer to it: the controller lets the agent read those names and
-// nothing else of their namespaces. Nothing of a Secret is ever written down.
+// nothing else of their namespaces. One that is immutable is read once, and kept for as long as one
+// of them refers to it, as the kubelet does. Nothing of a Secret is ever written down.
 type objects struct {
 	client rest.Interface
 	log    *slog.Logger
@@ -54,6 +55,8 @@ type object struct {
 	// last attempt to ask it.
 	known bool
 	err   error
+	// ended is true once nobody watches it any more.
+	ended bool
 	// data is nil if the object does not exist. binary is of a ConfigMap.
 	data, binary map[string]string
 }
@@ -99,7 +102,12 @@ func (o *objects) follow(ctx context.Context, b *v1alpha1.OCIBundle, changed fun
 			watching, stop := context.WithCancel(ctx)
 			have = &object{stop: stop, users: map[source.Key]bool{}}
 			o.watched[k] = have
-			o.wg.Go(func() { o.watch(watching, k, have, changed) })
+			o.wg.Go(func() {
+				o.watch(watching, k, have, changed)
+				o.mu.Lock()
+				have.ended = true
+				o.mu.Unlock()
+			})
 		}
 		have.users[key] = true
 	}
@@ -185,6 +193,9 @@ var _ cache.ReflectorStore = (*objectStore)(nil)
 func (s *objectStore) Add(obj any) error {
 	data, binary := contents(obj)
 	s.set(data, binary)
+	if immutable(obj) {
+		s.into.stop() // it has nothing more to say
+	}
 	return nil
 }
 
@@ -226,6 +237,18 @@ func contents(obj any) (data, binary map[string]string) {
 		return text(o.Data), nil
 	}
 	return nil, nil
+}
+
+// immutable reports whether an object never changes, until it is deleted.
+func immutable(obj any) bool {
+	var set *bool
+	switch o := obj.(type) {
+	case *corev1.ConfigMap:
+		set = o.Immutable
+	case *corev1.Secret:
+		set = o.Immutable
+	}
+	return set != nil && *set
 }
 
 // set notes what the object holds now; nil if it does not exist.

@@ -302,3 +302,62 @@ func (o *objects) watching() int {
 	defer o.mu.Unlock()
 	return len(o.watched)
 }
+
+// TestImmutableObject: an immutable object is watched no more once it has been read, and stays known
+// while an OCIBundle refers to it, also after its deletion.
+func TestImmutableObject(t *testing.T) {
+	begin(t)
+	ctx, c := t.Context(), admin(t)
+	b := newBundle("frozen", "node-9")
+	b.Finalizers = nil
+	b.Spec.Process.EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: "settings"},
+	}}}
+	configMap := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings"},
+		Data:       map[string]string{"k": "one"},
+	}
+	if err := c.Create(ctx, configMap); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Delete(context.Background(), configMap) })
+	createBundle(t, c, b)
+	k, err := New(Options{Config: as("reader-of-all", "system:masters"), NodeName: "node-9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, k, &changes{of: map[string]int{}})
+	settings := environment.Object{Kind: environment.KindConfigMap, Name: "settings"}
+	key := objectKey{settings.Kind, "default", settings.Name}
+	watched := func() bool {
+		k.objects.mu.Lock()
+		defer k.objects.mu.Unlock()
+		have := k.objects.watched[key]
+		return have != nil && !have.ended
+	}
+	has := func(want string) func() bool {
+		return func() bool {
+			data, _ := k.Data("default", settings)
+			return data["k"] == want
+		}
+	}
+	until(t, "the ConfigMap", has("one"))
+	configMap.Data["k"], configMap.Immutable = "two", new(true)
+	if err := c.Update(ctx, configMap); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the end of the watch", func() bool { return has("two")() && !watched() })
+	if err := c.Delete(ctx, configMap); err != nil {
+		t.Fatal(err)
+	}
+	if !has("two")() {
+		t.Error("found that it is forgotten")
+	}
+	if err := c.Delete(ctx, b); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "that nobody refers to it", func() bool { return k.objects.watching() == 0 })
+	if has("two")() {
+		t.Error("found what nobody refers to")
+	}
+}
