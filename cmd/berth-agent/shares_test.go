@@ -296,3 +296,40 @@ func TestStandaloneVariableOfFile(t *testing.T) {
 		t.Errorf("found %+v left", left)
 	}
 }
+
+// lentVolume is a container that is removed together with one that has its volume. Only the agent
+// has them.
+var lentVolume = stepScenario{
+	name: "volume for another container",
+	before: func(r *stepRun) { // or all manifests would vanish at once
+		if _, err := os.Stat(r.path("m/stays.yaml")); err != nil {
+			r.write("stays.yaml", shell("exec sleep 3600"))
+		}
+		r.untilRunning("stays")
+	},
+	act: func(r *stepRun) {
+		const program = "trap \"echo end >>$NOTES; exit\" TERM; echo start >>$NOTES; while true; do sleep 0.02; done"
+		r.manifest("Always", program)
+		r.write(r.name+"-side.yaml", "  terminationGracePeriodSeconds: 60\n"+
+			shell("trap 'echo end >>/v/side; exit' TERM; while true; do sleep 0.02; done",
+				"  volumes: [{name: v, container: {name: "+r.name+", volume: disk}}]\n",
+				"  volumeMounts: [{name: v, mountPath: /v}]\n"))
+		r.rescan()
+	},
+	over: func(r *stepRun) bool {
+		own, side := r.get(r.name), r.get(r.name+"-side")
+		if !r.removed {
+			r.removed = own != nil && own.Status.State.Running != nil && side != nil &&
+				side.Status.State.Running != nil && r.notes() == "start" && r.takesSignals()
+			if r.removed {
+				r.remove(r.name + ".yaml")
+				r.remove(r.name + "-side.yaml")
+				r.rescan()
+			}
+			return false
+		}
+		bundles, _ := filepath.Glob(r.path("s/bundles/*_" + r.name + "*"))
+		return own == nil && side == nil && len(bundles) == 0
+	},
+	check: func(r *stepRun) { r.noted("start end") },
+}
