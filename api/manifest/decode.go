@@ -23,6 +23,8 @@ const maxNodes = 1 << 18
 type decoder struct {
 	// secret hides the values of data in messages.
 	secret bool
+	// pod reports whether the document is a Pod.
+	pod    bool
 	line   int    // line of the file at which the document's text begins
 	item   string // the path of the document in a List, or ""
 	visits int

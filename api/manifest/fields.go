@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -19,10 +20,13 @@ import (
 // unknownField notes a field that a struct does not have, and returns the name of the field that
 // was meant if it is plainly one of the same struct.
 func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
-	name, path, where := p.key.Value, child(at, p.key.Value), pattern(at)
+	name, path, where := p.key.Value, child(at, p.key.Value), d.pattern(at)
 	key := d.places[pathOf(at)+"\x00"+name]
 	if key == nil { // brought by a merge key
 		key = p.key
+	}
+	if d.pod {
+		return d.unknownPodField(key, name, t, at)
 	}
 	if h, ok := habits()[joined(where, name)]; ok {
 		value := resolve(p.value)
@@ -52,7 +56,7 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 		d.fault(key, path, message)
 		return ""
 	}
-	if elsewhere := homeOf(name); elsewhere != "" && elsewhere != joined(where, name) {
+	if elsewhere := homeOf(name, reflect.TypeFor[v1alpha1.Container]()); elsewhere != "" && elsewhere != joined(where, name) {
 		message := "found an unknown field; it belongs in " + parent(elsewhere) +
 			": check the indentation"
 		d.fault(key, path, message, strings.ReplaceAll(elsewhere, "[]", ""))
@@ -65,6 +69,47 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 	}
 	d.fault(key, path, "found an unknown field; allowed: "+strings.Join(names(t), ", "))
 	return ""
+}
+
+// unknownPodField is unknownField for a document that is a Pod.
+func (d *decoder) unknownPodField(key *yaml.Node, name string, t reflect.Type, at *field.Path,
+) string {
+	path := child(at, name)
+	same := sameWord(name, names(t))
+	elsewhere := homeOf(name, reflect.TypeFor[corev1.Pod]())
+	if _, ok := fields(reflect.TypeFor[corev1.Container]())[name]; ok && pattern(at) == "spec" {
+		elsewhere = "spec.containers[]." + name
+	}
+	_, known := fields(reflect.TypeFor[v1alpha1.ContainerSpec]())[name]
+	_, ofVolume := fields(reflect.TypeFor[v1alpha1.Volume]())[name]
+	near := nearest(name, names(t))
+	switch message := "found an unknown field; "; {
+	case same == "" && elsewhere != "" && elsewhere != joined(pattern(at), name):
+		message += "it belongs in " + parent(elsewhere) + ": check the indentation"
+		d.fault(key, path, message, strings.ReplaceAll(elsewhere, "[]", ""))
+	case same == "" && known && d.pattern(at) == "spec",
+		same == "" && ofVolume && pattern(at) == "spec.volumes[]":
+		d.fault(key, path,
+			"found a field of a Container that no Pod has; write the Pod's containers as Containers, or remove it")
+	case near != "":
+		d.fault(key, path, fmt.Sprintf(message+"did you mean %q?", near), pathOf(child(at, near)))
+		return near
+	default:
+		d.fault(key, path, message+"allowed: "+strings.Join(names(t), ", "))
+	}
+	return ""
+}
+
+// pattern returns the pattern of a path, by which advice for the fields of a Container is found. It
+// is the same for the fields of a Pod's container.
+func (d *decoder) pattern(at *field.Path) string {
+	where := pattern(at)
+	for _, list := range []string{"spec.containers[]", "spec.initContainers[]"} {
+		if rest, ok := strings.CutPrefix(where, list); ok && d.pod {
+			return "spec" + rest
+		}
+	}
+	return where
 }
 
 // pattern returns a path without the numbers and keys of its items: spec.env[].
@@ -116,14 +161,14 @@ func podOwner(where, name string) string {
 	return ""
 }
 
-// homeOf returns where in a Container a field of this name has its only place, or the one that is
-// nearest to the root.
-func homeOf(name string) string {
+// homeOf returns where in a Container or Pod a field of this name has its only place, or the one
+// that is nearest to the root.
+func homeOf(name string, root reflect.Type) string {
 	type place struct {
 		path string
 		t    reflect.Type
 	}
-	level := []place{{"", reflect.TypeFor[v1alpha1.Container]()}}
+	level := []place{{"", root}}
 	for range 4 {
 		var found []string
 		var next []place

@@ -17,7 +17,7 @@ import (
 // wrongForm notes a value of another kind than its field has.
 func (d *decoder) wrongForm(n, place *yaml.Node, t reflect.Type, at *field.Path) {
 	found := "found " + describe(n)
-	where := pattern(at)
+	where := d.pattern(at)
 	if form, ok := forms()[where]; ok {
 		if fix := form(n); fix != "" {
 			d.fault(place, at, found+"; "+fix)
@@ -261,7 +261,7 @@ func words(s string) string {
 
 // emptyField notes a field without a value where that means something else than the user thinks.
 func (d *decoder) emptyField(p pair, at *field.Path) {
-	switch pattern(at) {
+	switch d.pattern(at) {
 	case "spec.volumes[].emptyDir":
 		d.fault(p.key, at, "found nothing; allowed: a map: write emptyDir: {}")
 	case "spec.image", "spec.rootfs", "spec.archive", "metadata.name", "spec.volumes[].hostPath":

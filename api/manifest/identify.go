@@ -11,8 +11,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// identify refuses documents that are not Containers; another spelling of kind or version is only
-// noted.
+// identify refuses documents that are not Containers, after those of the other kinds were taken;
+// another spelling of kind or version is only noted.
 func (d *decoder) identify(root *yaml.Node) *Fault {
 	fault := func(n *yaml.Node, path, message string) *Fault {
 		return &Fault{Line: d.line + n.Line, Column: n.Column, Field: d.below(path), Message: message}
@@ -57,12 +57,12 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 	case text(kind) != containerKind && nearest(text(kind), []string{containerKind}) != "":
 		message += fmt.Sprintf("; did you mean %q?", containerKind)
 	case slices.Contains([]string{
-		"Pod", "Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job",
-		"CronJob",
+		"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job", "CronJob",
 	}, text(kind)):
 		message += "; write each container of the " + text(kind) +
-			" as a Container: its fields stand directly in spec"
-	case slices.Contains(objectKinds(), text(kind)):
+			" as a Container: its fields stand directly in spec. Or write metadata and spec of its template" +
+			" as a Pod"
+	case slices.Contains(append(objectKinds(), kindPod), text(kind)):
 		message = fmt.Sprintf("found %q, %q; allowed: \"v1\", %q", text(apiVersion), text(kind),
 			text(kind))
 	}

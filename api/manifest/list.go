@@ -46,8 +46,7 @@ func (d *Document) decodeList(root *yaml.Node) []*Document {
 	for i, n := range items.Content {
 		item := &Document{Line: d.decoded.line + n.Line, Item: fmt.Sprintf("items[%d]", i)}
 		item.decoded = decoder{line: d.decoded.line, item: item.Item, visits: visits}
-		item.decodeItem(n)
-		out = append(out, item)
+		out = append(out, item.decodeItem(n)...)
 		if visits = item.decoded.visits; item.decoded.large {
 			break // it has a fault, so the others do not matter
 		}
@@ -55,8 +54,8 @@ func (d *Document) decodeList(root *yaml.Node) []*Document {
 	return out
 }
 
-// decodeItem reads an item of a List.
-func (d *Document) decodeItem(place *yaml.Node) {
+// decodeItem reads an item of a List, and returns it, or a document for each container of a Pod.
+func (d *Document) decodeItem(place *yaml.Node) []*Document {
 	n := resolve(place)
 	switch {
 	case kindOf(n) == "null":
@@ -65,8 +64,11 @@ func (d *Document) decodeItem(place *yaml.Node) {
 	case rootKind(n, kindList):
 		d.decoded.fault(place, nil, "found a List in a List; allowed: its items in its place")
 		d.Faults = d.decoded.faults
+	case rootKind(n, kindPod):
+		return d.decodePod(n)
 	default:
 		d.decode(n)
 		d.Faults = sorted(d.Faults)
 	}
+	return []*Document{d}
 }

@@ -27,6 +27,9 @@ type Document struct {
 	// Item is the path of the item in its List, such as items[0], with which the fields of its faults
 	// begin; "" for a document.
 	Item string
+	// Pod is the name of the Pod of which Container is a container; "" for a document of a Container.
+	// The document of a Pod is returned as one for each of its containers.
+	Pod string
 	// Container is the document's Container, without the fields that are wrong; nil if it is no
 	// Container. It is complete only without Faults.
 	Container *v1alpha1.Container
@@ -39,6 +42,10 @@ type Document struct {
 	Faults []Fault
 
 	decoded decoder
+	// origin is the place of the Container in its Pod; nil if it is in none.
+	origin *origin
+	// reported are the faults of all documents of a Pod, in which much is the same; nil for others.
+	reported map[Fault]bool
 }
 
 // Parse reads every document of a file, and every item of a List as a document. Documents without
@@ -69,6 +76,8 @@ func parse(c chunk) []*Document {
 		d.Faults = []Fault{{Line: d.Line, Message: "found no content; allowed: a Container"}}
 	case rootKind(root, kindList):
 		return d.decodeList(root)
+	case rootKind(root, kindPod):
+		return d.decodePod(root)
 	default:
 		d.decode(root)
 		d.Faults = sorted(d.Faults)
@@ -149,9 +158,19 @@ func (d *Document) Named() bool {
 // left out.
 func (d *Document) Report(faults field.ErrorList) {
 	for _, e := range faults {
-		if !d.decoded.explains(e) {
-			d.Faults = append(d.Faults, d.At(e.Field, semantic(e)))
+		found := *e
+		found.Field = d.origin.path(e.Field)
+		if d.decoded.explains(&found) {
+			continue
 		}
+		fault := d.At(e.Field, semantic(e))
+		if d.reported[fault] {
+			continue
+		}
+		if d.reported != nil {
+			d.reported[fault] = true
+		}
+		d.Faults = append(d.Faults, fault)
 	}
 	d.Faults = sorted(d.Faults)
 }
@@ -159,8 +178,10 @@ func (d *Document) Report(faults field.ErrorList) {
 // Has reports whether the document has a field.
 func (d *Document) Has(path string) bool { return d.decoded.places[path] != nil }
 
-// At returns a fault at the position of a field or, if it is absent, of its nearest parent.
+// At returns a fault at the position of a field or, if it is absent, of its nearest parent. For a
+// container of a Pod, path is that in the Container, and the fault has that in the Pod.
 func (d *Document) At(path, message string) Fault {
+	path = d.origin.path(path)
 	f := Fault{Line: d.Line, Column: 1, Field: d.decoded.below(path), Message: message}
 	for at := path; at != ""; at = parent(at) {
 		if n := d.decoded.places[at]; n != nil {

@@ -27,7 +27,7 @@ func sameAsKubectl(t *testing.T, text string) {
 	t.Helper()
 	all := manifest.Parse([]byte(text))
 	if len(all) != 1 || all[0].Item != "" || len(all[0].Faults) > 0 || all[0].Container == nil ||
-		strings.Contains(text, "<<") {
+		all[0].Pod != "" || strings.Contains(text, "<<") {
 		return // kubectl refuses what overrides a merged field, which is what merging is for
 	}
 	want := &v1alpha1.Container{}
@@ -84,10 +84,13 @@ func TestReadsAsKubectl(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, text := range seeds(f) {
+	for _, text := range append(seeds(f), wholePod, podHead+podContainers) {
 		f.Add(text)
 	}
-	f.Fuzz(sameAsKubectl)
+	f.Fuzz(func(t *testing.T, text string) {
+		sameAsKubectl(t, text)
+		faultsOfPods(t, text)
+	})
 }
 
 func TestDocuments(t *testing.T) {

@@ -120,14 +120,12 @@ spec:
 			},
 		},
 		{
-			"pod", `apiVersion: v1
+			"pod of another version", `apiVersion: v2
 kind: Pod
 metadata: {name: web}
 spec: {containers: [{name: a, image: b}]}
 `,
-			[]string{
-				`2:7: apiVersion, kind: found "v1", "Pod"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Pod as a Container: its fields stand directly in spec`,
-			},
+			[]string{`2:7: apiVersion, kind: found "v2", "Pod"; allowed: "v1", "Pod"`},
 		},
 		{
 			"deployment", `apiVersion: apps/v1
@@ -135,7 +133,7 @@ kind: Deployment
 metadata: {name: web}
 `,
 			[]string{
-				`2:7: apiVersion, kind: found "apps/v1", "Deployment"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Deployment as a Container: its fields stand directly in spec`,
+				`2:7: apiVersion, kind: found "apps/v1", "Deployment"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Deployment as a Container: its fields stand directly in spec. Or write metadata and spec of its template as a Pod`,
 			},
 		},
 		{
@@ -215,7 +213,7 @@ items:
 				`13:13: items[1].data[a]: found a value of another form, which is not shown; allowed: a map of keys to text in base64`,
 				`14:2: items[2]: found nothing; allowed: a Container`,
 				`15:3: items[3]: found a List in a List; allowed: its items in its place`,
-				`17:9: items[4].apiVersion, kind: found "apps/v1", "Deployment"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Deployment as a Container: its fields stand directly in spec`,
+				`17:9: items[4].apiVersion, kind: found "apps/v1", "Deployment"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Deployment as a Container: its fields stand directly in spec. Or write metadata and spec of its template as a Pod`,
 				`21:9: items[5].spec.image: found nothing; set exactly one of image, archive and rootfs`,
 			},
 		},

@@ -79,7 +79,7 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 	switch kind {
 	case environment.KindConfigMap:
 		c := &corev1.ConfigMap{}
-		if d.decodeInto(root, c) {
+		if d.decodeInto(root, c, kind) {
 			d.Report(checkConfigMap(c))
 			d.setObject(&c.ObjectMeta, Object{
 				Data: c.Data, Binary: texts(c.BinaryData), Immutable: c.Immutable != nil && *c.Immutable,
@@ -87,7 +87,7 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 		}
 	case environment.KindSecret:
 		s := &corev1.Secret{}
-		if d.decodeInto(root, s) {
+		if d.decodeInto(root, s, kind) {
 			d.Report(checkSecret(s))
 			data := map[string]string{}
 			maps.Copy(data, texts(s.Data))
@@ -98,15 +98,15 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 		}
 	case KindClaim:
 		c := &corev1.PersistentVolumeClaim{}
-		if d.decodeInto(root, c) {
+		if d.decodeInto(root, c, kind) {
 			d.Report(checkClaim(c))
 			d.setObject(&c.ObjectMeta, Object{AccessModes: c.Spec.AccessModes})
 		}
 	}
 }
 
-// decodeInto decodes the root into a pointer to a struct, and reports whether it could.
-func (d *Document) decodeInto(root *yaml.Node, object any) bool {
+// decodeInto decodes the root into a pointer to a struct of a kind, and reports whether it could.
+func (d *Document) decodeInto(root *yaml.Node, object any, kind string) bool {
 	value, ok := d.decoded.value(root, reflect.TypeOf(object).Elem(), nil)
 	d.Faults = d.decoded.faults
 	if !ok {
@@ -121,7 +121,7 @@ func (d *Document) decodeInto(root *yaml.Node, object any) bool {
 	}
 	if err != nil && len(d.Faults) == 0 { // its words may hold a value
 		d.Faults = []Fault{{
-			Line: d.Line, Field: d.Item, Message: "found no " + d.Kind + "; allowed: the fields of one",
+			Line: d.Line, Field: d.Item, Message: "found no " + kind + "; allowed: the fields of one",
 		}}
 	}
 	return err == nil

@@ -30,6 +30,9 @@ const AnnotationRecompile = "berth.run/recompile"
 // status.compiled.
 const AnnotationShowCompiled = "berth.run/show-compiled"
 
+// AnnotationPod is the name of the Pod that a Container was made of, by an agent without a cluster.
+const AnnotationPod = "berth.run/pod"
+
 // ContainerSpec describes a container to run. Names and meanings are a Pod's and its containers'.
 //
 // +kubebuilder:validation:XValidation:rule="(has(self.image) ? 1 : 0) + (has(self.archive) ? 1 : 0) + (has(self.rootfs) ? 1 : 0) == 1",message="set exactly one of image, archive and rootfs"

@@ -130,7 +130,7 @@ func parse(data []byte, on node) content {
 	default:
 		out.faults = []manifest.Fault{
 			{
-				Message: "found no Container, ConfigMap, Secret or PersistentVolumeClaim; allowed: at least one (remove the file to remove what it has started)",
+				Message: "found no Container, Pod, ConfigMap, Secret or PersistentVolumeClaim; allowed: at least one (remove the file to remove what it has started)",
 			},
 		}
 	}

@@ -176,8 +176,8 @@ func TestScan(t *testing.T) {
 		},
 		"another kind": {
 			{
-				files:   map[string]string{"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n"},
-				refused: `found "v1", "Pod"`,
+				files:   map[string]string{"a.yaml": "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n"},
+				refused: `found "v1", "Service"`,
 			},
 		},
 		"a field twice": {

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// container returns the Container of a container of the Pod.
+func (p *podOf) container(c *podContainer) *v1alpha1.Container {
+	out := &v1alpha1.Container{}
+	out.APIVersion, out.Kind = v1alpha1.GroupVersion.String(), containerKind
+	out.Name, out.Namespace = c.name, p.Namespace
+	out.Labels, out.Annotations = maps.Clone(p.Labels), maps.Clone(p.Annotations)
+	if out.Annotations == nil {
+		out.Annotations = map[string]string{}
+	}
+	out.Annotations[v1alpha1.AnnotationPod] = p.Name
+	out.Spec = v1alpha1.ContainerSpec{
+		Image: c.Image, ImagePullPolicy: c.ImagePullPolicy, ImagePullSecrets: p.Spec.ImagePullSecrets,
+		Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir, EnvFrom: c.EnvFrom,
+		Env: p.variables(c), Resources: c.Resources, VolumeMounts: c.VolumeMounts,
+		HostPID: p.Spec.HostPID, HostIPC: p.Spec.HostIPC, HostUsers: p.Spec.HostUsers,
+		TerminationGracePeriodSeconds: p.Spec.TerminationGracePeriodSeconds,
+		NodeName:                      p.Spec.NodeName, NodeSelector: p.Spec.NodeSelector,
+		Tolerations: p.Spec.Tolerations, RuntimeClassName: p.Spec.RuntimeClassName,
+		RestartPolicy: p.restartPolicy(c), DependsOn: p.dependencies(c),
+		SecurityContext: p.securityContext(c), Volumes: p.volumes(c),
+	}
+	p.setNetwork(c, &out.Spec)
+	return out.DeepCopy()
+}
+
+// owner returns the container in whose network the others are: the one that starts first.
+func (p *podOf) owner() *podContainer { return p.containers[0] }
+
+// restartPolicy returns the policy of a container. An init container that has done its work is not
+// run again.
+func (p *podOf) restartPolicy(c *podContainer) corev1.RestartPolicy {
+	policy := cmp.Or(p.Spec.RestartPolicy, corev1.RestartPolicyAlways)
+	switch {
+	case c.RestartPolicy != nil && *c.RestartPolicy != "":
+		c.origin.ownRestart = true
+		return corev1.RestartPolicy(*c.RestartPolicy)
+	case c.init && policy == corev1.RestartPolicyAlways:
+		return corev1.RestartPolicyOnFailure
+	}
+	return policy
+}
+
+// dependencies returns what a container waits for: an init container for the one before it, any
+// other for all init containers.
+func (p *podOf) dependencies(c *podContainer) []v1alpha1.Dependency {
+	var out []v1alpha1.Dependency
+	for _, other := range p.containers {
+		if other == c || !other.init {
+			break
+		}
+		out = append(out, v1alpha1.Dependency{Name: other.name, Condition: other.condition()})
+	}
+	if c.init && len(out) > 1 {
+		return out[len(out)-1:]
+	}
+	return out
+}
+
+// setNetwork sets the fields of the network and its names. They are the owner's.
+func (p *podOf) setNetwork(c *podContainer, out *v1alpha1.ContainerSpec) {
+	spec := &p.Spec
+	out.HostNetwork, out.Hostname = spec.HostNetwork, spec.Hostname
+	if !spec.HostNetwork && out.Hostname == "" {
+		out.Hostname = hostnameOf(p.Name)
+	}
+	switch {
+	case spec.HostNetwork:
+		for i := range c.Ports {
+			c.origin.ports = append(c.origin.ports, fmt.Sprintf("%s.ports[%d]", c.origin.at, i))
+		}
+		out.Ports = c.Ports
+		p.checkNodePorts(c)
+	case c != p.owner():
+		out.Network = &v1alpha1.Network{Container: p.owner().name}
+		return
+	default:
+		out.Ports, c.origin.ports = p.allPorts()
+	}
+	out.Subdomain = spec.Subdomain
+	out.SetHostnameAsFQDN = spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN
+	out.DNSPolicy = spec.DNSPolicy
+	for _, a := range spec.HostAliases {
+		out.HostAliases = append(out.HostAliases, v1alpha1.HostAlias{IP: a.IP, Hostnames: a.Hostnames})
+	}
+	if spec.DNSConfig == nil {
+		return
+	}
+	out.DNSConfig = &v1alpha1.DNSConfig{
+		Nameservers: spec.DNSConfig.Nameservers, Searches: spec.DNSConfig.Searches,
+	}
+	for _, o := range spec.DNSConfig.Options {
+		out.DNSConfig.Options = append(out.DNSConfig.Options,
+			v1alpha1.DNSOption{Name: o.Name, Value: o.Value})
+	}
+}
+
+// hostnameOf returns the hostname of a Pod that names none, or "" for the Container's own if the
+// Pod's name cannot be one.
+func hostnameOf(pod string) string {
+	if len(pod) > validation.DNS1123LabelMaxLength { // as the kubelet cuts it
+		pod = strings.TrimRight(pod[:validation.DNS1123LabelMaxLength], "-.")
+	}
+	if len(validation.IsDNS1123Label(pod)) > 0 {
+		return ""
+	}
+	return pod
+}
+
+// allPorts returns the ports of all containers, and their paths. Names of ports are unique in a
+// container of a Pod, and in a Container: the second one of another container has none.
+func (p *podOf) allPorts() ([]corev1.ContainerPort, []string) {
+	var ports []corev1.ContainerPort
+	var paths []string
+	names := map[string]*podContainer{}
+	for _, c := range p.containers {
+		own := map[string]bool{}
+		for i, port := range c.Ports {
+			name := port.Name
+			if first := names[name]; first == nil {
+				names[name] = c
+			} else if first != c && !own[name] {
+				port.Name = ""
+			}
+			own[name] = true
+			ports = append(ports, port)
+			paths = append(paths, fmt.Sprintf("%s.ports[%d]", c.origin.at, i))
+		}
+	}
+	return ports, paths
+}
+
+// checkNodePorts notes ports of the node that an earlier container has as well. In another network
+// the compiler finds them.
+func (p *podOf) checkNodePorts(c *podContainer) {
+	type key struct {
+		port     int32
+		protocol corev1.Protocol
+	}
+	keyOf := func(port corev1.ContainerPort) key {
+		return key{port.ContainerPort, cmp.Or(port.Protocol, corev1.ProtocolTCP)}
+	}
+	taken := map[key]bool{}
+	for _, other := range p.containers {
+		if other == c {
+			break
+		}
+		for _, port := range other.Ports {
+			taken[keyOf(port)] = true
+		}
+	}
+	for i, port := range c.Ports {
+		if taken[keyOf(port)] {
+			p.decoded.faultAtValue(c.origin.ports[i]+".containerPort", fmt.Sprintf(
+				"found %d a second time; allowed: once, since the containers are in the node's network",
+				port.ContainerPort))
+		}
+	}
+}
+
+// variables returns the variables of a container. The name of the Pod is not the Container's.
+func (p *podOf) variables(c *podContainer) []corev1.EnvVar {
+	var out []corev1.EnvVar
+	for _, e := range c.Env {
+		e = *e.DeepCopy()
+		if e.ValueFrom != nil {
+			p.ofPod(c, e.ValueFrom.FieldRef, e.ValueFrom.ResourceFieldRef)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// ofPod has references to fields of the Pod lead to the same in the Container.
+func (p *podOf) ofPod(c *podContainer, f *corev1.ObjectFieldSelector,
+	r *corev1.ResourceFieldSelector,
+) {
+	if f != nil && f.FieldPath == "metadata.name" {
+		f.FieldPath = "metadata.annotations['" + v1alpha1.AnnotationPod + "']"
+	}
+	if r != nil && r.ContainerName == c.Name {
+		r.ContainerName = ""
+	}
+}
+
+// securityContext returns a container's securityContext, beneath which is the Pod's.
+func (p *podOf) securityContext(c *podContainer) *v1alpha1.SecurityContext {
+	out := &v1alpha1.SecurityContext{}
+	if c.SecurityContext != nil {
+		out.SecurityContext = *c.SecurityContext.DeepCopy()
+	}
+	c.origin.inherited = map[string]bool{}
+	pod := p.Spec.SecurityContext
+	if pod == nil {
+		pod = &corev1.PodSecurityContext{}
+	}
+	to, from := reflect.ValueOf(&out.SecurityContext).Elem(), reflect.ValueOf(pod).Elem()
+	for i := range to.NumField() {
+		f := to.Type().Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if v := from.FieldByName(f.Name); v.IsValid() && !v.IsZero() && to.Field(i).IsZero() {
+			to.Field(i).Set(v)
+			c.origin.inherited[name] = true
+		}
+	}
+	for _, name := range []string{"supplementalGroups", "fsGroup", "fsGroupChangePolicy", "sysctls"} {
+		c.origin.inherited[name] = true
+	}
+	out.SupplementalGroups, out.FSGroup = pod.SupplementalGroups, pod.FSGroup
+	if pod.FSGroupChangePolicy != nil {
+		out.FSGroupChangePolicy = *pod.FSGroupChangePolicy
+	}
+	for i, s := range pod.Sysctls {
+		// Those of the network are the owner's, and any other is that of a namespace of each.
+		if network := strings.HasPrefix(s.Name, "net."); network && c != p.owner() &&
+			!p.Spec.HostNetwork {
+			continue
+		}
+		out.Sysctls = append(out.Sysctls, s)
+		c.origin.sysctls = append(c.origin.sysctls, i)
+	}
+	if reflect.ValueOf(*out).IsZero() {
+		return nil
+	}
+	return out
+}
+
+// volumes returns the volumes that a container has. The first one has those, too, that nobody asks
+// for.
+func (p *podOf) volumes(c *podContainer) []v1alpha1.Volume {
+	var out []v1alpha1.Volume
+	for i := range p.Spec.Volumes {
+		v := p.Spec.Volumes[i].DeepCopy()
+		users := p.users[v.Name]
+		if !slices.Contains(users, c) && (len(users) > 0 || c != p.owner()) {
+			continue
+		}
+		if made, ok := p.volume(c, i, v, users); ok {
+			out = append(out, made)
+			c.origin.volumes = append(c.origin.volumes, i)
+		}
+	}
+	return out
+}
+
+// volume returns a volume of the Pod as one of a container. It has the same fields, but for kinds
+// that no Container has.
+func (p *podOf) volume(c *podContainer, number int, v *corev1.Volume, users []*podContainer,
+) (v1alpha1.Volume, bool) {
+	at := fmt.Sprintf("spec.volumes[%d]", number)
+	if v.VolumeSource == (corev1.VolumeSource{}) { // as in a Pod
+		v.EmptyDir = &corev1.EmptyDirVolumeSource{}
+	}
+	if v.EmptyDir != nil && len(users) > 1 {
+		// The size of an emptyDir is measured while its owner runs.
+		owner := users[max(0, slices.IndexFunc(users, func(c *podContainer) bool {
+			return !c.init || c.sidecar
+		}))]
+		if c != owner {
+			return v1alpha1.Volume{
+				Name: v.Name, Container: &v1alpha1.ContainerVolume{Name: owner.name, Volume: v.Name},
+			}, true
+		}
+	}
+	p.refuseKinds(at, v)
+	if v.DownwardAPI != nil {
+		p.ofPodFiles(c, v.DownwardAPI.Items)
+	}
+	if v.Projected != nil {
+		for _, s := range v.Projected.Sources {
+			if s.DownwardAPI != nil {
+				p.ofPodFiles(c, s.DownwardAPI.Items)
+			}
+		}
+	}
+	var out v1alpha1.Volume
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		p.decoded.faultAtValue(at, err.Error())
+	}
+	return out, err == nil
+}
+
+func (p *podOf) ofPodFiles(c *podContainer, items []corev1.DownwardAPIVolumeFile) {
+	for i := range items {
+		p.ofPod(c, items[i].FieldRef, items[i].ResourceFieldRef)
+	}
+}
+
+// refuseKinds notes the kinds of a volume, and of sources of a projected one, that no Container
+// has.
+func (p *podOf) refuseKinds(at string, v *corev1.Volume) {
+	refuse := func(at, owner string, source any, has reflect.Type) {
+		value := reflect.ValueOf(source)
+		for i := range value.NumField() {
+			if value.Field(i).IsZero() {
+				continue
+			}
+			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+			if _, known := fields(has)[name]; known ||
+				slices.Contains(p.decoded.touched, at+"."+name) {
+				continue
+			}
+			kinds := slices.DeleteFunc(names(has), func(n string) bool {
+				_, inPod := fields(value.Type())[n]
+				return !inPod || n == "serviceAccountToken" // which is refused
+			})
+			p.decoded.faultAtField(at+"."+name, refusal{}.message(owner)+", or use one of "+
+				strings.Join(kinds, ", "))
+		}
+	}
+	refuse(at, "a Pod's volume", v.VolumeSource, reflect.TypeFor[v1alpha1.Volume]())
+	if v.Projected == nil {
+		return
+	}
+	for i, s := range v.Projected.Sources {
+		refuse(fmt.Sprintf("%s.projected.sources[%d]", at, i), "a Pod's projected volume", s,
+			reflect.TypeFor[v1alpha1.VolumeProjection]())
+	}
+}
