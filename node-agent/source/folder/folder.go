@@ -23,6 +23,7 @@ import (
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -38,6 +39,8 @@ type Options struct {
 	Journal *durable.Journal
 	// NewBoot reports whether the status on disk was written in another boot.
 	NewBoot bool
+	// Boot is the id of this boot; "" is the machine's.
+	Boot string
 	// NodeName and NodeLabels are compared with nodeName and nodeSelector of a Container.
 	NodeName   string
 	NodeLabels map[string]string
@@ -164,6 +167,9 @@ func New(o Options) (*Folder, error) {
 	if o.Compile == nil {
 		o.Compile = compile.Bundle
 	}
+	if o.Boot == "" {
+		o.Boot = boottime.Now().Boot
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -202,9 +208,11 @@ func (f *Folder) restore() error {
 	if err != nil && len(f.unreadable) == 0 {
 		return err
 	}
+	going := map[source.Key]bool{}
 	for i := range all {
 		c := &all[i]
 		key := source.Key{Namespace: c.Namespace, Name: c.Name}
+		going[key] = goesOn(c)
 		if c.Generation == 0 { // never accepted; the first look finds whether its file still names it
 			f.entries[key] = &entry{
 				file: c.Annotations[annotationManifest], container: c,
@@ -247,6 +255,7 @@ func (f *Folder) restore() error {
 			f.writeStatus(key, e)
 		}
 	}
+	f.afterBoot(going)
 	return nil
 }
 
