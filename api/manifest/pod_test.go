@@ -300,7 +300,7 @@ func TestPodFaults(t *testing.T) {
 			`6:49: spec.containers[0].volumeMounts[0].name: found "none", which is not defined`,
 		}},
 		{"kind of a volume", podContainers + "  volumes: [{name: a, nfs: {server: a, path: /}}]\n", []string{
-			`8:23: spec.volumes[0].nfs: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of configMap, downwardAPI, emptyDir, hostPath, persistentVolumeClaim, projected, secret`,
+			`8:23: spec.volumes[0].nfs: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of ` + kindsOfBoth(),
 		}},
 		{"another indentation", podContainers + "  image: a\n  readOnly: true\n", []string{
 			`8:3: spec.image: found an unknown field; it belongs in spec.containers[]: check the indentation`,
@@ -357,6 +357,13 @@ func TestPodsAreBounded(t *testing.T) {
 	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
+}
+
+// kindsOfBoth returns the kinds of volumes that Pods and Containers have.
+func kindsOfBoth() string {
+	ofContainer := strings.Split(namesOf(reflect.TypeFor[v1alpha1.Volume]()), ", ")
+	return strings.Join(slices.DeleteFunc(strings.Split(namesOf(reflect.TypeFor[corev1.VolumeSource]()), ", "),
+		func(kind string) bool { return !slices.Contains(ofContainer, kind) }), ", ")
 }
 
 // namesOf returns the names of a struct's fields in JSON, sorted.
