@@ -346,7 +346,7 @@ spec: {}
 		{
 			"compose's devices", spec("devices: [/dev/fuse]"),
 			[]string{
-				`7:13: spec.devices[0]: found "/dev/fuse"; allowed: a map with the fields containerPath, path, permissions`,
+				`7:13: spec.devices[0]: found "/dev/fuse"; allowed: a map with the fields cdi, containerPath, path, permissions`,
 			},
 		},
 		{

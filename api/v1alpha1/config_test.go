@@ -255,6 +255,7 @@ func TestPodSecurity(t *testing.T) {
 			"ulimits of priorities",
 		},
 		{"baseline", "image: busybox\ndevices: [{path: /dev/fuse}]", "devices of the node"},
+		{"baseline", "image: busybox\ndevices: [{cdi: v.com/c=n}]", "devices of the node"},
 		{"restricted", "image: busybox\nhostPID: true", "host namespaces"},
 		{"restricted", "image: busybox\nsecurityContext: {capabilities: {drop: [ALL]}}", "runAsNonRoot"},
 		{"restricted", "image: busybox\nsecurityContext: {runAsNonRoot: true}", "capabilities.drop"},

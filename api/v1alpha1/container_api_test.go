@@ -283,7 +283,30 @@ func TestContainerRules(t *testing.T) {
 		{
 			"privileged with devices", image + "devices: [{path: /dev/x}]", image +
 				"devices: [{path: /dev/x}]\nsecurityContext: {privileged: true}",
-			"remove devices or privileged",
+			"remove devices by path or privileged",
+		},
+		{
+			"privileged with devices by cdi",
+			image + "devices: [{cdi: v.com/c=n}]\nsecurityContext: {privileged: true}",
+			image + "devices: [{cdi: v.com/c=n}, {path: /dev/x}]\nsecurityContext: {privileged: true}",
+			"remove devices by path or privileged",
+		},
+		{
+			"device by cdi", image + `devices: [{cdi: "nvidia.com/gpu_x=0:1"}]`, image + `devices: [{cdi: gpu0}]`,
+			"write VENDOR/CLASS=NAME",
+		},
+		{
+			"device by one of path and cdi", image + `devices: [{path: /dev/x}, {cdi: v.com/c=n}]`,
+			image + `devices: [{path: /dev/x, cdi: v.com/c=n}]`, "one of path and cdi",
+		},
+		{"device of something", image + `devices: []`, image + `devices: [{permissions: r}]`, "one of path and cdi"},
+		{
+			"device by cdi with a path", image + `devices: [{path: /dev/x, containerPath: /dev/y, permissions: r}]`,
+			image + `devices: [{cdi: v.com/c=n, containerPath: /dev/y}]`, "remove containerPath and permissions",
+		},
+		{
+			"device by cdi with permissions", image + `devices: [{cdi: v.com/c=n}]`,
+			image + `devices: [{cdi: v.com/c=n, permissions: r}]`, "remove containerPath and permissions",
 		},
 		{
 			"size of a /dev/shm that is replaced", image + "shmSize: 1Mi", image + "shmSize: 1Mi\n" +

@@ -57,13 +57,25 @@ type Logging struct {
 	MaxFiles *int32 `json:"maxFiles,omitempty"`
 }
 
-// Device is a device of the node that appears in a container.
+// Device is a device of the node that appears in a container: one at a path, or one that the node's
+// CDI specs name.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.path) != has(self.cdi)",message="a device has one of path and cdi: write path: /dev/NAME, or cdi: VENDOR/CLASS=NAME"
+// +kubebuilder:validation:XValidation:rule="!has(self.cdi) || (!has(self.containerPath) && !has(self.permissions))",message="the CDI spec of the node has the paths and permissions of a device by cdi: remove containerPath and permissions"
 type Device struct {
 	// path of the device on the node, below /dev; a link there is followed.
+	// +optional
 	// +kubebuilder:validation:MinLength=6
 	// +kubebuilder:validation:MaxLength=4096
 	// +kubebuilder:validation:XValidation:rule="self.startsWith('/dev/')",message="path of a device must be below /dev: write /dev/NAME"
-	Path string `json:"path"`
+	Path string `json:"path,omitempty"`
+	// cdi is the name of a device in the CDI specs of the node (Container Device Interface), such as
+	// nvidia.com/gpu=0. The spec says what the container gets: device nodes, mounts, variables and
+	// hooks, which run on the node as root.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?/[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?=[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?$')",message="cdi is the name of a device of CDI: write VENDOR/CLASS=NAME, such as nvidia.com/gpu=0"
+	CDI string `json:"cdi,omitempty"`
 	// containerPath of the device in the container, below /dev; absent, path.
 	// +optional
 	// +kubebuilder:validation:MinLength=6

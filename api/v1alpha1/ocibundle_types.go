@@ -104,7 +104,8 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:MaxItems=1024
 	Downward []DownwardValue `json:"downward,omitempty"`
 
-	// devices of the node that the agent has to add to config, with containerPath and permissions.
+	// devices of the node that the agent has to add to config: by path with containerPath and
+	// permissions, or by cdi.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64

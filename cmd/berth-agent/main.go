@@ -114,10 +114,7 @@ They go on when the agent ends, and the next agent takes them up again.`,
 		"`addresses` of the cluster's DNS servers, for containers with dnsPolicy ClusterFirst; absent, they have the node's or, without a cluster, the agent's own")
 	f.StringVar(&o.ClusterDNS.Domain, "cluster-domain", "",
 		"`domain` of the cluster, such as cluster.local: that of Services, in search lists and names of containers")
-	f.StringVar(&o.SeccompRoot, "seccomp-profile-root", "/var/lib/kubelet/seccomp",
-		"`directory` of seccomp profiles, for containers with seccompProfile Localhost")
-	f.StringVar(&o.users, "user-namespace-ids", "1879048192-2147352575",
-		"`range` of user and group ids for containers with hostUsers: false, 65536 for each")
+	o.isolationFlags(f)
 	f.StringVar(&o.Berth, "berth-binary", "",
 		"`path` of the program berth; absent, the one beside this program, else that in PATH")
 	f.StringArrayVar(&o.Handlers, "handler", nil,

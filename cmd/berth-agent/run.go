@@ -82,6 +82,12 @@ func (o *options) check() error {
 	if !path.IsAbs(o.SeccompRoot) {
 		return fmt.Errorf("--seccomp-profile-root: found %q; allowed: an absolute path", o.SeccompRoot)
 	}
+	o.CDIDirs = slices.DeleteFunc(o.CDIDirs, func(dir string) bool { return dir == "" })
+	for _, dir := range o.CDIDirs {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("--cdi-spec-dir: found %q; allowed: absolute paths", dir)
+		}
+	}
 	if err := protocol.CheckSocket(protocol.Socket(o.RunDir)); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
@@ -127,6 +133,16 @@ func (o *options) imageFlags(f *pflag.FlagSet) {
 		"`time` between two looks at the disk of images")
 	f.StringArrayVar(&o.PinnedImages, "pinned-image", nil,
 		"`reference` of an image that garbage collection and prune keep; may be given several times")
+}
+
+// isolationFlags adds the flags about what containers have of the node, and what they do not.
+func (o *options) isolationFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.SeccompRoot, "seccomp-profile-root", "/var/lib/kubelet/seccomp",
+		"`directory` of seccomp profiles, for containers with seccompProfile Localhost")
+	f.StringSliceVar(&o.CDIDirs, "cdi-spec-dir", []string{"/etc/cdi", "/var/run/cdi"},
+		"`directories` of CDI specs, for containers with devices by cdi; a later one counts over an earlier one; empty, none")
+	f.StringVar(&o.users, "user-namespace-ids", "1879048192-2147352575",
+		"`range` of user and group ids for containers with hostUsers: false, 65536 for each")
 }
 
 // checkImages returns the faults of the flags about images, and makes paths absolute.

@@ -65,6 +65,8 @@ type Options struct {
 	ClusterDNS bundle.ClusterDNS
 	// SeccompRoot is the directory of the node's seccomp profiles, for the type Localhost.
 	SeccompRoot string
+	// CDIDirs are the directories of the node's CDI specs; optional.
+	CDIDirs []string
 	// FirstUser and LastUser are the range of ids for containers with a user namespace.
 	FirstUser, LastUser uint32
 	// Version is this program's.
@@ -262,7 +264,8 @@ func (a *agent) createSyncer(context.Context) error {
 		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
-		Networks: networks, ClusterDNS: a.ClusterDNS, SeccompRoot: a.SeccompRoot, Users: users,
+		Networks: networks, ClusterDNS: a.ClusterDNS, SeccompRoot: a.SeccompRoot, CDIDirs: a.CDIDirs,
+		Users: users,
 	})
 	return err
 }

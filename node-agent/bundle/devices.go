@@ -18,17 +18,23 @@ import (
 )
 
 // Devices returns the nodes of the devices that a container is to have, with the owner and the
-// permission bits that they have on this node: those of Devices of the spec in their order, or with
-// AllDevices all. A link is followed: the path is the user's, on the node.
+// permission bits that they have on this node: those of Devices of the spec by path in their order,
+// or with AllDevices all. A link is followed: the path is the user's, on the node.
 func Devices(spec *v1alpha1.OCIBundleSpec) ([]specs.LinuxDevice, error) {
-	if spec.AllDevices && len(spec.Devices) > 0 {
-		return nil, errors.New("spec.devices: found devices beside allDevices; allowed: one of the two")
+	if spec.AllDevices && slices.ContainsFunc(spec.Devices, func(d v1alpha1.Device) bool {
+		return d.CDI == ""
+	}) {
+		return nil, errors.New(
+			"spec.devices: found devices by path beside allDevices; allowed: one of the two")
 	}
 	if spec.AllDevices {
 		return allDevices("/dev")
 	}
 	var nodes []specs.LinuxDevice
 	for i, d := range spec.Devices {
+		if d.CDI != "" {
+			continue
+		}
 		field := fmt.Sprintf("spec.devices[%d].path", i)
 		var st unix.Stat_t
 		err := unix.Stat(d.Path, &st)

@@ -187,6 +187,8 @@ type Config struct {
 	Users *userns.Ranges
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
+	// CDIDirs are the directories of the node's CDI specs.
+	CDIDirs []string
 	// Neighbours has the other Containers, whose networks and volumes a container may have and on
 	// whose states its start may depend; optional. Followers are told of changes of these; optional.
 	Neighbours Neighbours
@@ -223,6 +225,7 @@ func Stages(c Config) List {
 		addressesStage{variables, document},
 		subPathsStage{},
 		namesStage{c.ClusterDNS, joins},
+		cdiStage{c.CDIDirs},
 		mappedStage{},
 		&securityStage{seccompRoot: c.SeccompRoot},
 		configStage{},

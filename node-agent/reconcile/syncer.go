@@ -70,6 +70,8 @@ type Config struct {
 	Users *userns.Ranges
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
+	// CDIDirs are the directories of the node's CDI specs; optional.
+	CDIDirs []string
 	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
 	ClusterDNS bundle.ClusterDNS
 	// Pulled describes the progress of an image's pull for people; optional.
@@ -146,7 +148,8 @@ func New(c Config) (*Syncer, error) {
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
 		Neighbours: lifecycle.Neighbours{Bundle: c.Source.Get, Dir: c.Bundles.Dir},
 		Followers:  s.followers,
-		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot, Users: c.Users,
+		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot, CDIDirs: c.CDIDirs,
+		Users: c.Users,
 	})
 	return s, nil
 }

@@ -49,52 +49,103 @@ func devices(d *draft) {
 	}
 }
 
-// nodeDevices checks spec.devices and passes them to the agent, which alone can find their numbers.
+// nodeDevices checks spec.devices and passes them to the agent, which alone knows their numbers and
+// the CDI specs of the node.
 func nodeDevices(d *draft) {
-	if d.privileged() && len(d.in.Devices) > 0 {
+	if d.privileged() && slices.ContainsFunc(d.in.Devices, func(dev v1alpha1.Device) bool {
+		return dev.CDI == ""
+	}) {
 		d.refuse(d.path.Child("devices"),
-			"a privileged container has all devices of the node: remove devices or privileged")
+			"a privileged container has all devices of the node: remove devices by path or privileged")
 	}
 	seen := map[string]bool{}
 	for i, dev := range d.in.Devices {
 		at := d.path.Child("devices").Index(i)
-		ok := devicePath(d, at.Child("path"), dev.Path)
-		where, inside := at.Child("path"), dev.Path
-		if dev.ContainerPath != "" {
-			where, inside = at.Child("containerPath"), dev.ContainerPath
-			ok = devicePath(d, where, inside) && ok
+		if dev.CDI != "" {
+			cdiDevice(d, at, dev, seen)
+		} else {
+			deviceByPath(d, at, dev, seen)
 		}
-		permissions := dev.Permissions
-		if permissions == "" {
-			permissions = "rwm"
-		}
-		if !ok || !oneOf(d, at.Child("permissions"), permissions,
-			"r", "w", "m", "rw", "rm", "wm", "rwm") {
-			continue
-		}
-		inside = path.Clean(inside)
-		switch {
-		case slices.ContainsFunc(append(madeByRuntime(), "/dev/shm", "/dev/mqueue"), func(p string) bool {
-			return inside == p || strings.HasPrefix(inside, p+"/")
-		}):
-			d.invalid(where, inside, "is made by the runtime: give another containerPath")
-		case seen[inside]:
-			d.faults = append(d.faults, field.Duplicate(where, inside))
-		case slices.ContainsFunc(d.in.VolumeMounts, func(m corev1.VolumeMount) bool {
-			return overlap(inside, path.Clean(m.MountPath))
-		}):
-			d.invalid(where, inside,
-				"is at, above or below a mountPath of volumeMounts: give another containerPath")
-		case slices.ContainsFunc(d.out.Devices, func(o v1alpha1.Device) bool {
-			return overlap(inside, o.ContainerPath)
-		}):
-			d.invalid(where, inside, "is above or below another device: give another containerPath")
-		}
-		seen[inside] = true
-		d.out.Devices = append(d.out.Devices, v1alpha1.Device{
-			Path: path.Clean(dev.Path), ContainerPath: inside, Permissions: permissions,
-		})
 	}
+}
+
+// cdiDevice compiles a device that the CDI specs of the node name.
+func cdiDevice(d *draft, at *field.Path, dev v1alpha1.Device, seen map[string]bool) {
+	for _, beside := range []struct{ name, value, fix string }{
+		{"path", dev.Path, "a device has one of path and cdi: remove one of the two"},
+		{"containerPath", dev.ContainerPath, "the CDI spec of the node has it: remove containerPath or cdi"},
+		{"permissions", dev.Permissions, "the CDI spec of the node has them: remove permissions or cdi"},
+	} {
+		if beside.value != "" {
+			d.refuse(at.Child(beside.name), beside.fix)
+		}
+	}
+	switch {
+	case !isCDIName(dev.CDI):
+		d.invalid(at.Child("cdi"), dev.CDI,
+			"must be the name of a device of CDI: write VENDOR/CLASS=NAME, such as nvidia.com/gpu=0")
+	case seen[dev.CDI]:
+		d.faults = append(d.faults, field.Duplicate(at.Child("cdi"), dev.CDI))
+	}
+	seen[dev.CDI] = true
+	d.out.Devices = append(d.out.Devices, v1alpha1.Device{CDI: dev.CDI})
+}
+
+// isCDIName reports whether a name is a qualified name of the CDI specification ("Kind", "Name of
+// device"): VENDOR/CLASS=NAME.
+func isCDIName(name string) bool {
+	kind, device, ok := strings.Cut(name, "=")
+	vendor, class, qualified := strings.Cut(kind, "/")
+	letter := func(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+	alphanumeric := func(c byte) bool { return letter(c) || '0' <= c && c <= '9' }
+	good := func(part, between string, first func(byte) bool) bool {
+		return part != "" && first(part[0]) && alphanumeric(part[len(part)-1]) &&
+			!strings.ContainsFunc(part, func(r rune) bool {
+				return r > 'z' || !alphanumeric(byte(r)) && !strings.ContainsRune(between, r)
+			})
+	}
+	return ok && qualified && good(vendor, "_.-", letter) && good(class, "_.-", letter) &&
+		good(device, "_.-:", alphanumeric)
+}
+
+// deviceByPath compiles a device at a path of the node.
+func deviceByPath(d *draft, at *field.Path, dev v1alpha1.Device, seen map[string]bool) {
+	ok := devicePath(d, at.Child("path"), dev.Path)
+	where, inside := at.Child("path"), dev.Path
+	if dev.ContainerPath != "" {
+		where, inside = at.Child("containerPath"), dev.ContainerPath
+		ok = devicePath(d, where, inside) && ok
+	}
+	permissions := dev.Permissions
+	if permissions == "" {
+		permissions = "rwm"
+	}
+	if !ok || !oneOf(d, at.Child("permissions"), permissions,
+		"r", "w", "m", "rw", "rm", "wm", "rwm") {
+		return
+	}
+	inside = path.Clean(inside)
+	switch {
+	case slices.ContainsFunc(append(madeByRuntime(), "/dev/shm", "/dev/mqueue"), func(p string) bool {
+		return inside == p || strings.HasPrefix(inside, p+"/")
+	}):
+		d.invalid(where, inside, "is made by the runtime: give another containerPath")
+	case seen[inside]:
+		d.faults = append(d.faults, field.Duplicate(where, inside))
+	case slices.ContainsFunc(d.in.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return overlap(inside, path.Clean(m.MountPath))
+	}):
+		d.invalid(where, inside,
+			"is at, above or below a mountPath of volumeMounts: give another containerPath")
+	case slices.ContainsFunc(d.out.Devices, func(o v1alpha1.Device) bool {
+		return o.CDI == "" && overlap(inside, o.ContainerPath)
+	}):
+		d.invalid(where, inside, "is above or below another device: give another containerPath")
+	}
+	seen[inside] = true
+	d.out.Devices = append(d.out.Devices, v1alpha1.Device{
+		Path: path.Clean(dev.Path), ContainerPath: inside, Permissions: permissions,
+	})
 }
 
 // overlap reports whether two paths are equal, or one is below the other.

@@ -111,8 +111,32 @@ func TestFaults(t *testing.T) {
 		{
 			"devices of a privileged container", image +
 				"securityContext: {privileged: true}\ndevices: [{path: /dev/x}]",
-			"spec.devices", "remove devices or privileged",
+			"spec.devices", "remove devices by path or privileged",
 		},
+		{"a device of nothing", image + `devices: [{}]`, "spec.devices[0].path", "below /dev"},
+		{
+			"a device by path and by cdi", image + `devices: [{path: /dev/x, cdi: v.com/c=n}]`,
+			"spec.devices[0].path", "one of path and cdi",
+		},
+		{
+			"a path of a device by cdi", image + `devices: [{containerPath: /dev/x, cdi: v.com/c=n}]`,
+			"spec.devices[0].containerPath", "remove containerPath or cdi",
+		},
+		{
+			"permissions of a device by cdi", image + `devices: [{permissions: r, cdi: v.com/c=n}]`,
+			"spec.devices[0].permissions", "remove permissions or cdi",
+		},
+		{
+			"a device by cdi twice", image + `devices: [{cdi: v.com/c=n}, {cdi: v.com/c=n}]`,
+			"spec.devices[1].cdi", "Duplicate",
+		},
+		{"a device by cdi without a kind", image + `devices: [{cdi: gpu0}]`, "spec.devices[0].cdi", "VENDOR/CLASS=NAME"},
+		{"a device by cdi without a vendor", image + `devices: [{cdi: gpu=0}]`, "spec.devices[0].cdi", "VENDOR/CLASS=NAME"},
+		{"a device by cdi without a name", image + `devices: [{cdi: v.com/c=}]`, "spec.devices[0].cdi", "VENDOR/CLASS=NAME"},
+		{"a device by cdi of a strange vendor", image + `devices: [{cdi: 0v/c=n}]`, "spec.devices[0].cdi", "VENDOR/CLASS=NAME"},
+		{"a device by cdi of a strange class", image + `devices: [{cdi: v/c:d=n}]`, "spec.devices[0].cdi", "VENDOR/CLASS=NAME"},
+		{"a device by cdi of a strange name", image + `devices: [{cdi: "v/c=n é"}]`, "spec.devices[0].cdi", "VENDOR/CLASS=NAME"},
+		{"a device by cdi whose name ends badly", image + `devices: [{cdi: "v/c=n:"}]`, "spec.devices[0].cdi", "VENDOR/CLASS=NAME"},
 		{"shmSize of nothing", image + `shmSize: 0`, "spec.shmSize", "greater than 0"},
 		{"shmSize below a byte", image + `shmSize: 1m`, "spec.shmSize", "whole number"},
 		{"shmSize of the node's /dev/shm", image + "shmSize: 1Mi\nhostIPC: true", "spec.shmSize", "remove shmSize or hostIPC"},

@@ -424,6 +424,11 @@ func fieldCases() map[string]fieldCase {
 		"devices[].permissions": honoured(arrives{"devices[/dev/x].permissions": `"r"`}, func(s *spec) {
 			s.Devices[0].Permissions = "r"
 		}),
+		"devices[].cdi": honoured(arrives{
+			"devices[/dev/x].*": "", `devices[{"cdi":"v.com/c=n"}].cdi`: `"v.com/c=n"`,
+		}, func(s *spec) {
+			s.Devices[0] = v1alpha1.Device{CDI: "v.com/c=n"}
+		}),
 		"ulimits[].name": honoured(arrives{
 			"process.ulimits[nofile].*":   "",
 			"process.ulimits[nproc].name": `"nproc"`,

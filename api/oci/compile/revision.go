@@ -48,6 +48,7 @@ func revisions() map[string]int32 {
 		"devices[].path":          3,
 		"devices[].containerPath": 3,
 		"devices[].permissions":   3,
+		"devices[].cdi":           3,
 
 		"userNamespace":                             3,
 		"security":                                  3,

@@ -41,7 +41,7 @@ type Options struct {
 	Accounts accounts.Accounts
 	// Environment are the variables of a bundle that asks the node for values.
 	Environment environment.Variables
-	// Devices are the nodes of the bundle's devices, in their order, or those of all devices.
+	// Devices are the nodes of the bundle's devices by path, in their order, or those of all devices.
 	Devices []specs.LinuxDevice
 	// Directories has those of the volumes with a PersistentVolumeClaim or of another Container, by
 	// the names of the volumes.
@@ -202,14 +202,18 @@ func visible(nodes []specs.LinuxDevice, mounts []specs.Mount) []specs.LinuxDevic
 }
 
 // addDevices adds devices of the node, and the rules of the device cgroup that allow the use of
-// devices: the others are allowed by the document.
+// those by path: all others are allowed by the document, or by their CDI spec.
 func addDevices(l *specs.Linux, devices []v1alpha1.Device, nodes []specs.LinuxDevice) {
 	l.Devices = append(l.Devices, nodes...)
-	for i, d := range devices {
+	for _, d := range devices {
+		if d.CDI != "" {
+			continue
+		}
 		if l.Resources == nil {
 			l.Resources = &specs.LinuxResources{}
 		}
-		node := &nodes[i]
+		node := &nodes[0]
+		nodes = nodes[1:]
 		l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{
 			Allow: true, Type: node.Type, Major: &node.Major, Minor: &node.Minor,
 			Access: d.Permissions,
