@@ -129,7 +129,7 @@ test-vm: deps-test deps-conformance deps-clients build bin/berth-image ## Run te
 	hack/vm/test.sh -systemd -timeout 7200 \
 	  -run '^TestSystemd' -must '^TestSystemd' ./node-agent/ociruntime ./cmd/berth ./cmd/berth-agent + $(CLIENTS_GROUP)
 	hack/vm/test.sh -run '^(TestSystemd|TestCheckpointCgroupMount)' -must '^(TestSystemd|TestCheckpointCgroupMount)' -timeout 3600 -systemd -hybrid ./node-agent/ociruntime
-	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -timeout 3600 -append "selinux=1 security=selinux enforcing=0" ./node-agent/ociruntime
+	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -timeout 3600 -append "selinux=1 security=selinux enforcing=0" ./node-agent/ociruntime ./node-agent/bundle ./cmd/berth-agent
 
 .PHONY: test-power
 test-power: deps-test ## Cut the power of a virtual machine twice while its agent works, and see that nothing is lost.

@@ -107,10 +107,10 @@ func containerRefusals() map[string]refusal {
 }
 
 // podSecurityRefusals returns the fields of a Pod's securityContext that are refused here. Others
-// that no Container has, such as seLinuxOptions, are the compiler's to refuse.
+// that no Container has, such as windowsOptions, are the compiler's to refuse.
 func podSecurityRefusals() map[string]refusal {
 	return map[string]refusal{
-		"seLinuxChangePolicy":      {instead: "since labels of SELinux are not supported"},
+		"seLinuxChangePolicy":      {usual: []string{"Recursive"}},
 		"supplementalGroupsPolicy": {usual: []string{"Merge"}},
 	}
 }

@@ -115,7 +115,7 @@ func podContainerCases() map[string]string {
 
 func podSecurityCases() map[string]string {
 	return map[string]string{
-		"seLinuxOptions":           either + "{level: a}",
+		"seLinuxOptions":           "{level: a}",
 		"windowsOptions":           refused + "{runAsUserName: a}",
 		"runAsUser":                "7",
 		"runAsGroup":               "7",

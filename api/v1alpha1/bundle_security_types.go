@@ -19,6 +19,10 @@ type BundleSecurity struct {
 	// +optional
 	AppArmorProfile *corev1.AppArmorProfile `json:"appArmorProfile,omitempty"`
 
+	// seLinuxOptions of the Container; absent, config has no labels.
+	// +optional
+	SELinuxOptions *corev1.SELinuxOptions `json:"seLinuxOptions,omitempty"`
+
 	// localhostSeccompProfile is the path of a seccomp profile below the node's directory of them.
 	// The agent puts it into config.linux.seccomp.
 	// +optional

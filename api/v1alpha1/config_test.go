@@ -249,6 +249,13 @@ func TestPodSecurity(t *testing.T) {
 			"baseline", "image: busybox\nsecurityContext: {appArmorProfile: {type: Unconfined}}",
 			"appArmorProfile Unconfined",
 		},
+		{
+			"baseline", "image: busybox\nsecurityContext: {seLinuxOptions: {type: spc_t}}",
+			"seLinuxOptions",
+		},
+		{"baseline", "image: busybox\nsecurityContext: {seLinuxOptions: {user: u}}", "seLinuxOptions"},
+		{"baseline", "image: busybox\nsecurityContext: {seLinuxOptions: {role: r}}", "seLinuxOptions"},
+		{"restricted", fill("", ", seLinuxOptions: {type: spc_t}"), "seLinuxOptions"},
 		{"baseline", "image: busybox\nsecurityContext: {privileged: true}", "privileged containers"},
 		{
 			"baseline", "image: busybox\nulimits: [{name: rtprio, soft: 0, hard: 1}]",
@@ -280,6 +287,8 @@ func TestPodSecurity(t *testing.T) {
 				" seccompProfile: {type: Localhost, localhostProfile: x}"),
 		},
 		{"restricted", fill(", add: [NET_BIND_SERVICE]", "")},
+		{"restricted", fill("", ", seLinuxOptions: {}")},
+		{"baseline", "image: busybox\nsecurityContext: {seLinuxOptions: {type: container_init_t, level: s0}}"},
 	} {
 		if err := try(tc.level, tc.spec); err != nil {
 			t.Errorf("%s: %v", tc.spec, err)

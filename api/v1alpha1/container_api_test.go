@@ -321,8 +321,10 @@ func TestContainerRules(t *testing.T) {
 			"remove allowPrivilegeEscalation or privileged",
 		},
 		{
-			"seLinuxOptions", image + "securityContext: {}", image + "securityContext: {seLinuxOptions: {}}",
-			"seLinuxOptions is not supported: remove it",
+			"seLinuxOptions of a privileged container",
+			image + "securityContext: {privileged: true, seLinuxOptions: {type: spc_t}}", image +
+				"securityContext: {privileged: true, seLinuxOptions: {level: 's0:c1,c2'}}",
+			"set type, such as spc_t, or remove seLinuxOptions",
 		},
 		{
 			"windowsOptions", image + "securityContext: {}", image + "securityContext: {windowsOptions: {}}",

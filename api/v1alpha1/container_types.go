@@ -244,7 +244,7 @@ type ContainerSpec struct {
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.capabilities))",message="a privileged container has all capabilities: remove capabilities or privileged"
 	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.allowPrivilegeEscalation) && !self.allowPrivilegeEscalation)",message="a privileged container may gain privileges: remove allowPrivilegeEscalation or privileged"
-	// +kubebuilder:validation:XValidation:rule="!has(self.seLinuxOptions)",message="seLinuxOptions is not supported: remove it"
+	// +kubebuilder:validation:XValidation:rule="!(has(self.privileged) && self.privileged && has(self.seLinuxOptions) && (!has(self.seLinuxOptions.type) || self.seLinuxOptions.type == ''))",message="seLinuxOptions of a privileged container need a type that does not confine it: set type, such as spc_t, or remove seLinuxOptions"
 	// +kubebuilder:validation:XValidation:rule="!has(self.windowsOptions)",message="windowsOptions is for Windows: remove it"
 	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile) || self.appArmorProfile.type in ['RuntimeDefault', 'Unconfined', 'Localhost']",message="appArmorProfile.type may be RuntimeDefault, Unconfined or Localhost"
 	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile) || (self.appArmorProfile.type == 'Localhost' ? has(self.appArmorProfile.localhostProfile) && self.appArmorProfile.localhostProfile != '' : !has(self.appArmorProfile.localhostProfile))",message="appArmorProfile.localhostProfile names a profile for the type Localhost: set both or neither"

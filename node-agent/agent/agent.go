@@ -23,6 +23,7 @@ import (
 	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/reconcile"
 	"github.com/berth-run/berth/node-agent/registration"
+	"github.com/berth-run/berth/node-agent/selinux"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervision"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -265,7 +266,7 @@ func (a *agent) createSyncer(context.Context) error {
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
 		Networks: networks, ClusterDNS: a.ClusterDNS, SeccompRoot: a.SeccompRoot, CDIDirs: a.CDIDirs,
-		Users: users,
+		Users: users, Levels: selinux.Open(filepath.Join(a.StateDir, "selinux")),
 	})
 	return err
 }

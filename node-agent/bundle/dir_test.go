@@ -71,7 +71,7 @@ func TestMountRootfs(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			d, layers := newDir(t), layers(t, n)
 			t.Cleanup(func() { _ = d.Remove() })
-			if err := d.MountRootfs(layers, nil); err != nil {
+			if err := d.MountRootfs(layers, nil, ""); err != nil {
 				t.Fatal(err)
 			}
 			top, err := os.ReadFile(filepath.Join(d.Rootfs(), "top"))
@@ -89,7 +89,7 @@ func TestMountRootfs(t *testing.T) {
 				t.Fatal(err)
 			}
 			// A start afresh has a writable layer of its own, and the layers are as they were.
-			if err := d.MountRootfs(layers, nil); err != nil {
+			if err := d.MountRootfs(layers, nil, ""); err != nil {
 				t.Fatal(err)
 			}
 			if top, _ := os.ReadFile(filepath.Join(d.Rootfs(), "top")); string(top) != fmt.Sprint(n-1) {
@@ -111,7 +111,7 @@ func TestMountRootfs(t *testing.T) {
 func TestMountRootfsUndoes(t *testing.T) {
 	needs.Root(t)
 	d := newDir(t)
-	if err := d.MountRootfs(append(layers(t, 1), "/nowhere/layer"), nil); err == nil ||
+	if err := d.MountRootfs(append(layers(t, 1), "/nowhere/layer"), nil, ""); err == nil ||
 		!strings.Contains(err.Error(), "/nowhere/layer") {
 		t.Fatalf("found %v; want an error that names the layer", err)
 	}
@@ -119,7 +119,7 @@ func TestMountRootfsUndoes(t *testing.T) {
 	if err != nil || len(left) != 0 || mounts(t, d.Path()) != 0 {
 		t.Fatalf("found %v and %d mounts left, %v", left, mounts(t, d.Path()), err)
 	}
-	if err := d.MountRootfs(nil, nil); err == nil {
+	if err := d.MountRootfs(nil, nil, ""); err == nil {
 		t.Fatal("no layers: found no error")
 	}
 }
@@ -128,7 +128,7 @@ func TestRemoveOfABusyRootfs(t *testing.T) {
 	needs.Root(t)
 	d := newDir(t)
 	layers := layers(t, 1)
-	if err := d.MountRootfs(layers, nil); err != nil {
+	if err := d.MountRootfs(layers, nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(filepath.Join(d.Rootfs(), "top"))

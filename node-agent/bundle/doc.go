@@ -6,7 +6,7 @@
 //
 //	root, err := bundle.Open("/var/lib/berth/bundles")
 //	dir := root.Dir("default_web_1a2b3c4d")
-//	err = dir.MountRootfs(layers, nil)
+//	err = dir.MountRootfs(layers, nil, "")
 //	accounts, err := bundle.ReadAccounts(dir.Rootfs())
 //	options := merge.Options{CgroupsPath: "/berth/x", Accounts: accounts}
 //	spec, err := merge.Document(&b.Spec, image, options)

@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// maxDepth is the greatest depth of directories in a volume whose group is changed: each holds two
+// maxDepth is the greatest depth of directories in a volume whose files are changed: each holds two
 // descriptors.
 const maxDepth = 1000
 
@@ -39,7 +39,8 @@ func GiveToGroup(ctx context.Context, path string, group uint32, onMismatch bool
 		return nil
 	}
 	// The volume's own directory is last: OnRootMismatch goes by it, also after a kill in between.
-	if err := giveBelow(ctx, fd, group, 0); err != nil {
+	give := func(fd int, st *unix.Stat_t) error { return giveFile(fd, st, group) }
+	if err := eachBelow(ctx, fd, give, 0); err != nil {
 		return err
 	}
 	return giveFile(fd, &st, group)
@@ -51,8 +52,10 @@ const (
 	groupDirectory = unix.S_ISGID | 0o770
 )
 
-// giveBelow gives all that is in a directory to a group.
-func giveBelow(ctx context.Context, dir int, group uint32, depth int) error {
+// eachBelow calls visit with all that is in a directory, opened with O_PATH; a directory comes
+// after what is in it.
+func eachBelow(ctx context.Context, dir int, visit func(fd int, st *unix.Stat_t) error, depth int,
+) error {
 	if depth == maxDepth {
 		return fmt.Errorf("found directories %d deep; allowed: fewer", depth)
 	}
@@ -74,16 +77,18 @@ func giveBelow(ctx context.Context, dir int, group uint32, depth int) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := giveEntry(ctx, dir, name, group, depth); err != nil {
+			if err := visitEntry(ctx, dir, name, visit, depth); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// giveEntry gives an entry of a directory to a group. One that is gone in the meantime, or is a
+// visitEntry calls visit with an entry of a directory. One that is gone in the meantime, or is a
 // mount, is left out.
-func giveEntry(ctx context.Context, dir int, name string, group uint32, depth int) error {
+func visitEntry(ctx context.Context, dir int, name string,
+	visit func(fd int, st *unix.Stat_t) error, depth int,
+) error {
 	fd, err := scoped.Open(dir, name, unix.O_PATH|unix.O_NOFOLLOW,
 		unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EXDEV) {
@@ -98,12 +103,12 @@ func giveEntry(ctx context.Context, dir int, name string, group uint32, depth in
 		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		if err := giveBelow(ctx, fd, group, depth+1); err != nil {
+		if err := eachBelow(ctx, fd, visit, depth+1); err != nil {
 			return err
 		}
 	}
-	if err := giveFile(fd, &st, group); err != nil {
-		return &os.PathError{Op: "fsGroup", Path: name, Err: err}
+	if err := visit(fd, &st); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }
@@ -128,7 +133,7 @@ func giveFile(fd int, st *unix.Stat_t, group uint32) error {
 		return nil
 	}
 	// A change of the owner takes set-user-ID away, and chmod(2) needs a name for O_PATH.
-	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode|want); err != nil {
+	if err := unix.Chmod(procPath(fd), mode|want); err != nil {
 		return os.NewSyscallError("chmod", err)
 	}
 	return nil

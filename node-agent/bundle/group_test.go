@@ -3,6 +3,7 @@
 package bundle
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -83,7 +84,8 @@ func TestGiveToGroupOfRemovedDirectory(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := giveBelow(t.Context(), fd, 77, 1); err != nil {
+	never := func(int, *unix.Stat_t) error { return errors.New("found a file") }
+	if err := eachBelow(t.Context(), fd, never, 1); err != nil {
 		t.Error(err)
 	}
 }

@@ -16,8 +16,9 @@ const maxLayers = 500
 
 // MountRootfs mounts an overlay of layers, given lowest first, with a new and empty writable layer
 // at rootfs. Whatever was mounted there before is undone first. On an error nothing of it is left.
-// Its files have the ids of users; with nil, those on disk.
-func (d Dir) MountRootfs(layers []string, users *Users) (err error) {
+// Its files have the ids of users; with nil, those on disk. They have the SELinux label; with "",
+// those of the layers.
+func (d Dir) MountRootfs(layers []string, users *Users, label string) (err error) {
 	if len(layers) == 0 || len(layers) > maxLayers {
 		return fmt.Errorf("image layers: found %d; allowed: 1 to %d, as overlayfs takes", len(layers),
 			maxLayers)
@@ -79,10 +80,10 @@ func (d Dir) MountRootfs(layers []string, users *Users) (err error) {
 	if err != nil {
 		return err
 	}
-	err = d.mountNew(lower, upper, work)
+	err = d.mountNew(lower, upper, work, label)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// Linux before 6.7 has no lowerdir+.
-		old := d.mountOld(lower, upper, work)
+		old := d.mountOld(lower, upper, work, label)
 		if old == nil {
 			return nil
 		}
@@ -92,7 +93,7 @@ func (d Dir) MountRootfs(layers []string, users *Users) (err error) {
 }
 
 // mountNew mounts the overlay with the mount API of Linux 5.2 and the option lowerdir+ of 6.7.
-func (d Dir) mountNew(lower []string, upper, work string) error {
+func (d Dir) mountNew(lower []string, upper, work, label string) error {
 	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("mount rootfs: fsopen overlay: %w", err)
@@ -121,6 +122,11 @@ func (d Dir) mountNew(lower []string, upper, work string) error {
 	if err := set("source", "berth"); err != nil {
 		return err
 	}
+	if label != "" {
+		if err := set("context", label); err != nil {
+			return err
+		}
+	}
 	// The upper layer never outlives its mount, so that syncing it is waste
 	// (Documentation/filesystems/overlayfs.rst, "Volatile mount").
 	if err := unix.FsconfigSetFlag(fsfd, "volatile"); err != nil {
@@ -142,9 +148,12 @@ func (d Dir) mountNew(lower []string, upper, work string) error {
 }
 
 // mountOld mounts the overlay with mount(2); its options take a page, which is some 180 layers.
-func (d Dir) mountOld(lower []string, upper, work string) error {
+func (d Dir) mountOld(lower []string, upper, work, label string) error {
 	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + upper + ",workdir=" + work +
 		",volatile"
+	if label != "" {
+		options += contextOption(label)
+	}
 	if len(options) >= os.Getpagesize() {
 		return fmt.Errorf(
 			"mount rootfs: found %d layers; allowed: as many as fit %d bytes of options, or Linux 6.7 or newer", len(lower), os.Getpagesize())

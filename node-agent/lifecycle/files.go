@@ -67,6 +67,11 @@ func (s filesStage) Ensure(_ context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
+	if label := c.Labels.File; label != "" && len(volumes) > 0 {
+		if err := c.Dir.MountFiles(label); err != nil {
+			return ownFiles(fmt.Errorf("spec.securityContext.seLinuxOptions: volumes of files: %w", err))
+		}
+	}
 	return ownFiles(c.Dir.WriteFiles(volumes))
 }
 

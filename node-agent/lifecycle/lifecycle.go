@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
+	kernel "github.com/berth-run/berth/internal/selinux"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/network"
+	"github.com/berth-run/berth/node-agent/selinux"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 	"github.com/berth-run/berth/node-agent/userns"
@@ -91,6 +94,8 @@ type Container struct {
 	// Took is called with the time that each stage took which has succeeded; optional.
 	Took func(stage string, took time.Duration)
 
+	// Labels are the SELinux labels; the zero value has none.
+	Labels selinux.Labels
 	// Directories has those of volumes with a PersistentVolumeClaim or of another Container, by the
 	// names of the volumes.
 	Directories map[string]merge.Directory
@@ -185,6 +190,8 @@ type Config struct {
 	Networks *network.Networks
 	// Users has the ids of containers with a user namespace; nil if the agent has none.
 	Users *userns.Ranges
+	// Levels has the levels of containers with SELinux labels; nil if the agent has none.
+	Levels *selinux.Levels
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
 	// CDIDirs are the directories of the node's CDI specs.
@@ -212,6 +219,7 @@ func Stages(c Config) List {
 		sharesStage{shares},
 		objectsStage{variables},
 		variables,
+		labelsStage{c.Levels, kernel.Enabled, os.DirFS("/")},
 		filesStage{variables},
 		claimsStage{c.Claims, c.Volumes, &waiters{wake: c.Wake, keys: map[source.Key]bool{}}},
 		joinStage{joins},

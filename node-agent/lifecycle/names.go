@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/berth-run/berth/node-agent/bundle"
@@ -19,7 +20,7 @@ type namesStage struct {
 func (namesStage) Name() string { return "names" }
 func (namesStage) Scope() Scope { return PerContainer }
 
-func (s namesStage) Ensure(_ context.Context, c *Container) error {
+func (s namesStage) Ensure(ctx context.Context, c *Container) error {
 	names := bundle.Names{
 		Container: c.Bundle.Name, Namespace: c.Bundle.Owner().Namespace, Wanted: c.Bundle.Spec.Names,
 		Addresses: c.Addresses, Host: os.DirFS("/"), Cluster: s.cluster,
@@ -32,6 +33,11 @@ func (s namesStage) Ensure(_ context.Context, c *Container) error {
 	names.Nameserver = server
 	if err := c.Dir.MountNames(c.Spec, c.Rootfs, names); err != nil {
 		return ownFiles(err)
+	}
+	if label := c.Labels.File; label != "" {
+		if err := c.Dir.LabelNames(ctx, label); err != nil {
+			return ownFiles(fmt.Errorf("spec.securityContext.seLinuxOptions: /etc/hosts and others: %w", err))
+		}
 	}
 	return nil
 }

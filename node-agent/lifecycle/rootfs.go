@@ -36,7 +36,7 @@ func (rootfsStage) Ensure(_ context.Context, c *Container) error {
 		users = &bundle.Users{Namespace: namespace, First: c.Users}
 	}
 	if c.Image != nil {
-		if err := c.Dir.MountRootfs(c.Image.Layers, users); err != nil {
+		if err := c.Dir.MountRootfs(c.Image.Layers, users, c.Labels.File); err != nil {
 			return ownFiles(err)
 		}
 		c.Rootfs = c.Dir.Rootfs()

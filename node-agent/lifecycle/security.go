@@ -29,6 +29,9 @@ func (s *securityStage) Ensure(ctx context.Context, c *Container) error {
 	if wanted == nil {
 		return nil
 	}
+	if wanted.SELinuxOptions != nil {
+		c.Spec.Process.SelinuxLabel, c.Spec.Linux.MountLabel = c.Labels.Process, c.Labels.File
+	}
 	if wanted.AppArmorProfile != nil {
 		profile, err := s.appArmor(ctx, wanted.AppArmorProfile, appArmorEnabled())
 		if err != nil {

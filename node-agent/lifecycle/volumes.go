@@ -12,7 +12,7 @@ import (
 )
 
 // volumesStage checks hostPath volumes, takes the volumes of other containers that sharesStage has
-// found, and gives volumes to the group of the container.
+// found, and gives volumes to the group of the container and the label of its files.
 type volumesStage struct{ shares *shares }
 
 func (volumesStage) Name() string { return "volumes" }
@@ -25,6 +25,37 @@ func (s volumesStage) Ensure(ctx context.Context, c *Container) error {
 	if err := s.shares.take(c); err != nil {
 		return err
 	}
+	if err := giveVolumes(ctx, c); err != nil {
+		return err
+	}
+	return labelVolumes(ctx, c)
+}
+
+// labelVolumes gives emptyDir volumes and claims the label of the container's files. A hostPath is
+// not the agent's, and the volume of another container has that one's label.
+func labelVolumes(ctx context.Context, c *Container) error {
+	if c.Labels.File == "" {
+		return nil
+	}
+	for _, v := range c.Bundle.Spec.Volumes {
+		var path string
+		switch {
+		case v.EmptyDir != nil:
+			path = c.Dir.Volume(v.Name)
+		case v.PersistentVolumeClaim != nil:
+			path = c.Directories[v.Name].Path
+		default:
+			continue
+		}
+		if err := bundle.Relabel(ctx, path, c.Labels.File); err != nil {
+			return ownFiles(fmt.Errorf("spec.securityContext.seLinuxOptions: volume %s: %w", v.Name, err))
+		}
+	}
+	return nil
+}
+
+// giveVolumes gives volumes to the container's group.
+func giveVolumes(ctx context.Context, c *Container) error {
 	security := c.Bundle.Spec.Security
 	if security == nil || security.FSGroup == nil {
 		return nil

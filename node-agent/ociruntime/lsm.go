@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/selinux"
 	"github.com/berth-run/berth/node-agent/ociruntime/plan"
 )
 
@@ -27,7 +27,7 @@ func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore b
 	p, l := spec.Process, spec.Linux
 	host.AppArmor = p != nil && p.ApparmorProfile != "" && appArmorEnabled()
 	host.SELinux = (p != nil && p.SelinuxLabel != "" || l != nil && l.MountLabel != "") &&
-		selinuxEnabled()
+		selinux.Enabled()
 	if !ignore {
 		return host, spec
 	}
@@ -58,17 +58,4 @@ func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore b
 func appArmorEnabled() bool {
 	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(data), "Y")
-}
-
-// selinuxEnabled reports whether SELinux is active and has a policy, as libselinux finds it: its
-// filesystem can be written to, and processes have other contexts than that of a kernel without a
-// policy.
-func selinuxEnabled() bool {
-	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/selinux", &st); err != nil || st.Type != unix.SELINUX_MAGIC ||
-		st.Flags&unix.ST_RDONLY != 0 {
-		return false
-	}
-	data, err := os.ReadFile("/proc/self/attr/current")
-	return err == nil && strings.TrimRight(string(data), "\x00\n") != "kernel"
 }

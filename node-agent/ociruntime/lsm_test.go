@@ -13,6 +13,9 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/selinux"
+	"github.com/berth-run/berth/internal/selinuxtest"
 )
 
 // appArmor loads a profile that denies writes to /denied and below it, until the test ends.
@@ -218,7 +221,7 @@ func TestLabelsWithoutTheirModules(t *testing.T) {
 		w.fails(spec,
 			"process.apparmorProfile: found p; apparmor: config provided but apparmor not supported")
 	}
-	if !selinuxEnabled() {
+	if !selinux.Enabled() {
 		spec := w.sh("echo ran")
 		spec.Process.SelinuxLabel = "system_u:system_r:container_t:s0"
 		w.fails(spec, "process.selinuxLabel: found "+spec.Process.SelinuxLabel+
@@ -230,52 +233,9 @@ func TestLabelsWithoutTheirModules(t *testing.T) {
 	}
 }
 
-// selinux loads a policy of the test's own into a kernel that has none.
-func selinux(t *testing.T) {
-	t.Helper()
-	if !strings.HasPrefix(t.Name(), "TestSELinux") {
-		t.Fatal("named TestSELinux… it would run where SELinux is enabled: make test-vm selects by that")
-	}
-	modules, _ := os.ReadFile("/sys/kernel/security/lsm")
-	if os.Getenv("BERTH_VM") == "" || !strings.Contains(string(modules), "selinux") {
-		t.Skip(`loads a policy: hack/vm/test.sh -append "selinux=1 security=selinux enforcing=0" -run SELinux ./node-agent/ociruntime`)
-	}
-	secilc, err := exec.LookPath("secilc")
-	if err != nil {
-		t.Fatalf("needs Debian's secilc: %v", err)
-	}
-	if selinuxEnabled() {
-		return
-	}
-	policy := filepath.Join(t.TempDir(), "policy")
-	if out, err := exec.Command(secilc, "--mls", "true", "--policyvers", "31", "--output", policy,
-		"--filecontext", os.DevNull, "testdata/selinux.cil").CombinedOutput(); err != nil {
-		t.Fatalf("secilc: %v: %s", err, out)
-	}
-	data, err := os.ReadFile(policy)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("selinuxfs", "/sys/fs/selinux", "selinuxfs", 0, ""); err != nil &&
-		!errors.Is(err, unix.EBUSY) {
-		t.Fatalf("mount selinuxfs: %v", err)
-	}
-	load, err := os.OpenFile("/sys/fs/selinux/load", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := load.Write(data); err != nil {
-		t.Fatalf("load the policy: %v", err)
-	}
-	load.Close()
-	if !selinuxEnabled() {
-		t.Fatal("selinuxEnabled says no, with a policy")
-	}
-}
-
 // TestSELinux: the processes and the files of new filesystems get their contexts.
 func TestSELinux(t *testing.T) {
-	selinux(t)
+	selinuxtest.Load(t)
 	const label, files = "system_u:system_r:container_t:s0:c0,c1",
 		"system_u:object_r:container_file_t:s0:c1"
 	w := newWorld(t)
@@ -320,7 +280,7 @@ func TestSELinux(t *testing.T) {
 
 // TestSELinuxFails: a context that the policy does not know is an error that names it.
 func TestSELinuxFails(t *testing.T) {
-	selinux(t)
+	selinuxtest.Load(t)
 	w := newWorld(t)
 	spec := w.spec("/bin/true")
 	spec.Process.SelinuxLabel = "system_u:system_r:unknown_t:s0"

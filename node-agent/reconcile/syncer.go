@@ -17,6 +17,7 @@ import (
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/network"
+	"github.com/berth-run/berth/node-agent/selinux"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 	"github.com/berth-run/berth/node-agent/userns"
@@ -68,6 +69,8 @@ type Config struct {
 	Networks *network.Networks
 	// Users has the ids of containers with a user namespace; optional.
 	Users *userns.Ranges
+	// Levels has the levels of containers with SELinux labels; optional.
+	Levels *selinux.Levels
 	// SeccompRoot is the directory of the node's seccomp profiles.
 	SeccompRoot string
 	// CDIDirs are the directories of the node's CDI specs; optional.
@@ -149,7 +152,7 @@ func New(c Config) (*Syncer, error) {
 		Neighbours: lifecycle.Neighbours{Bundle: c.Source.Get, Dir: c.Bundles.Dir},
 		Followers:  s.followers,
 		ClusterDNS: c.ClusterDNS, SeccompRoot: c.SeccompRoot, CDIDirs: c.CDIDirs,
-		Users: c.Users,
+		Users: c.Users, Levels: c.Levels,
 	})
 	return s, nil
 }

@@ -515,6 +515,24 @@ func TestFaults(t *testing.T) {
 			"spec.allowSocketcall", "in the file of localhostProfile",
 		},
 		{
+			"SELinux type with more parts", image + `securityContext: {seLinuxOptions: {type: "a:b"}}`,
+			"spec.securityContext.seLinuxOptions.type", "must consist of letters, digits",
+		},
+		{
+			"SELinux level with a quote", image + `securityContext: {seLinuxOptions: {level: 's0"'}}`,
+			"spec.securityContext.seLinuxOptions.level", "comma and colon",
+		},
+		{
+			"SELinux user without an end",
+			image + `securityContext: {seLinuxOptions: {user: ` + strings.Repeat("u", 256) + `}}`,
+			"spec.securityContext.seLinuxOptions.user", "255",
+		},
+		{
+			"SELinux of a privileged container",
+			image + `securityContext: {privileged: true, seLinuxOptions: {role: r}}`,
+			"spec.securityContext.seLinuxOptions.type", "such as spc_t",
+		},
+		{
 			"AppArmor of no type", image + `securityContext: {appArmorProfile: {type: x}}`,
 			"spec.securityContext.appArmorProfile.type", "RuntimeDefault",
 		},

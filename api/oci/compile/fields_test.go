@@ -490,8 +490,25 @@ func fieldCases() map[string]fieldCase {
 			s.SecurityContext.Privileged, s.SecurityContext.Capabilities = new(true), nil
 			s.SecurityContext.SeccompProfile, s.Devices = nil, nil
 		}),
-		"securityContext.seLinuxOptions": refused("spec.securityContext.seLinuxOptions", func(s *spec) {
-			s.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{}
+		"securityContext.seLinuxOptions.user": honoured(arrives{
+			"security.seLinuxOptions.user": `"u"`,
+		}, func(s *spec) {
+			s.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{User: "u"}
+		}),
+		"securityContext.seLinuxOptions.role": honoured(arrives{
+			"security.seLinuxOptions.role": `"r"`,
+		}, func(s *spec) {
+			s.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Role: "r"}
+		}),
+		"securityContext.seLinuxOptions.type": honoured(arrives{
+			"security.seLinuxOptions.type": `"t"`,
+		}, func(s *spec) {
+			s.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Type: "t"}
+		}),
+		"securityContext.seLinuxOptions.level": honoured(arrives{
+			"security.seLinuxOptions.level": `"s0:c1,c2"`,
+		}, func(s *spec) {
+			s.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Level: "s0:c1,c2"}
 		}),
 		"securityContext.windowsOptions": refused("spec.securityContext.windowsOptions", func(s *spec) {
 			s.SecurityContext.WindowsOptions = &corev1.WindowsSecurityContextOptions{}

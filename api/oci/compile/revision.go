@@ -59,6 +59,12 @@ func revisions() map[string]int32 {
 		"security.appArmorProfile.type":             3,
 		"security.appArmorProfile.localhostProfile": 3,
 
+		"security.seLinuxOptions":       3,
+		"security.seLinuxOptions.user":  3,
+		"security.seLinuxOptions.role":  3,
+		"security.seLinuxOptions.type":  3,
+		"security.seLinuxOptions.level": 3,
+
 		"image.pullSecrets": 3,
 
 		"onConfigChange":     3,

@@ -104,7 +104,7 @@ func privileges(d *draft) {
 		d.spec.Process.NoNewPrivileges = !*sc.AllowPrivilegeEscalation
 	}
 	if sc.SELinuxOptions != nil {
-		d.refuse(at.Child("seLinuxOptions"), "is not supported: remove it")
+		seLinux(d, at.Child("seLinuxOptions"), sc.SELinuxOptions)
 	}
 	if sc.WindowsOptions != nil {
 		d.refuse(at.Child("windowsOptions"), "is for Windows: remove it")
