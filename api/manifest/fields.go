@@ -49,7 +49,7 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 		message := "found a field of " + owner + " that Berth does not have yet; remove it"
 		if strings.HasPrefix(where, "spec.volumes[]") {
 			kinds := slices.DeleteFunc(names(t), func(n string) bool {
-				return n == "name" || n == "serviceAccountToken" // which is refused
+				return n == "name"
 			})
 			message += ", or use one of " + strings.Join(kinds, ", ")
 		}

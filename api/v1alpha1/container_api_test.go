@@ -459,7 +459,14 @@ func TestContainerRules(t *testing.T) {
 			"projected sources", image + "volumes: [{name: v, projected: {sources: [{secret: {name: x}}, " +
 				"{downwardAPI: {items: [{path: a, fieldRef: {fieldPath: metadata.name}}]}}]}}]",
 			image + "volumes: [{name: v, projected: {sources: [{secret: {name: x}, configMap: {name: x}}]}}]",
-			"set exactly one of configMap, secret and downwardAPI",
+			"set exactly one of configMap, secret, downwardAPI and serviceAccountToken",
+		},
+		{
+			"life of a token", image + "volumes: [{name: v, projected: {sources: " +
+				"[{serviceAccountToken: {path: t, expirationSeconds: 600}}]}}]",
+			image + "volumes: [{name: v, projected: {sources: " +
+				"[{serviceAccountToken: {path: t, expirationSeconds: 599}}]}}]",
+			"expirationSeconds may be 600 (10 minutes)",
 		},
 		{
 			"volume name", volume, image + "volumes: [{name: V_1, emptyDir: {}}]",

@@ -121,7 +121,7 @@ type ProjectedVolumeSource struct {
 
 // VolumeProjection is one source of a projected volume, of one kind.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.serviceAccountToken)].exists_one(x, x)",message="set exactly one of configMap, secret and downwardAPI"
+// +kubebuilder:validation:XValidation:rule="[has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.serviceAccountToken)].exists_one(x, x)",message="set exactly one of configMap, secret, downwardAPI and serviceAccountToken"
 type VolumeProjection struct {
 	// configMap as in a volume.
 	// +optional
@@ -132,7 +132,9 @@ type VolumeProjection struct {
 	// downwardAPI as in a volume.
 	// +optional
 	DownwardAPI *corev1.DownwardAPIProjection `json:"downwardAPI,omitempty"`
-	// serviceAccountToken is refused: Berth gives containers no token of the API server.
+	// serviceAccountToken is a file with a token of the Container's ServiceAccount, which the agent
+	// renews. It needs a cluster.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.expirationSeconds) || (self.expirationSeconds >= 600 && self.expirationSeconds <= 4294967296)",message="expirationSeconds may be 600 (10 minutes) to 4294967296"
 	ServiceAccountToken *corev1.ServiceAccountTokenProjection `json:"serviceAccountToken,omitempty"`
 }

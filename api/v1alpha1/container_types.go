@@ -353,6 +353,13 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:Enum=SIGHUP;SIGUSR1;SIGUSR2;SIGWINCH;SIGQUIT;SIGINT
 	ConfigChangeSignal string `json:"configChangeSignal,omitempty"`
 
+	// serviceAccountName names the ServiceAccount of the Container's namespace whose tokens the
+	// sources serviceAccountToken of its volumes have; absent, default. A Container without such a
+	// source has no token. It needs a cluster.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	ServiceAccountName string `json:"serviceAccountName,omitempty"`
+
 	// nodeName places the Container on this NodeAgent, past the scheduler's choice.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253

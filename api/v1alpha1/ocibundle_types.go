@@ -91,6 +91,11 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:MaxItems=128
 	Volumes []Volume `json:"volumes,omitempty"`
 
+	// serviceAccountName is the ServiceAccount of the Container's namespace whose tokens volumes ask
+	// for; absent where none does.
+	// +optional
+	ServiceAccountName string `json:"serviceAccountName,omitempty"`
+
 	// subPaths are the paths in volumes that the agent has to mount, since mounts of config name them.
 	// +optional
 	// +listType=map

@@ -94,7 +94,9 @@ func TestAgentsReadNamedObjectsAlone(t *testing.T) {
 			[]byte(`{"metadata":{"finalizers":null}}`))); err != nil {
 			t.Fatal(err)
 		}
-		for what, try := range r.named(ofStolen, "team") {
+		all := r.named(ofStolen, "team")
+		maps.Copy(all, r.tokens(ofStolen, "team"))
+		for what, try := range all {
 			eventually(t, func() error {
 				if err := try(); !apierrors.IsForbidden(err) {
 					return fmt.Errorf("%s: found %w; want Forbidden", what, err)
@@ -103,6 +105,7 @@ func TestAgentsReadNamedObjectsAlone(t *testing.T) {
 			})
 		}
 		r.succeed(t, r.named(ofStolen, "default"))
+		r.succeed(t, r.tokens(ofStolen, "default"))
 	})
 }
 
@@ -162,6 +165,7 @@ func (a *apart) tenants(t *testing.T) {
 			meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 			create(&corev1.Secret{ObjectMeta: meta, StringData: map[string]string{"k": "v"}})
 			create(&corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"k": "v"}})
+			create(&corev1.ServiceAccount{ObjectMeta: meta})
 		}
 	}
 	for _, namespace := range tenants {
@@ -182,10 +186,17 @@ func (a *apart) tenants(t *testing.T) {
 					{Name: "c", ConfigMap: &corev1.ConfigMapVolumeSource{
 						LocalObjectReference: corev1.LocalObjectReference{Name: name},
 					}},
+					{Name: "t", Projected: &v1alpha1.ProjectedVolumeSource{
+						Sources: []v1alpha1.VolumeProjection{{
+							ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"},
+						}},
+					}},
 				}
+				c.Spec.ServiceAccountName = name
 				c.Spec.VolumeMounts = []corev1.VolumeMount{
 					{Name: "s", MountPath: "/s"},
 					{Name: "c", MountPath: "/c"},
+					{Name: "t", MountPath: "/t"},
 				}
 				return a.admin.Update(t.Context(), c)
 			})
@@ -283,10 +294,30 @@ func (r *reader) named(name string, namespaces ...string) requests {
 	return all
 }
 
+// token requests a token of a ServiceAccount.
+func (r *reader) token(namespace, name string) func() error {
+	return func() error {
+		return r.c.SubResource("token").Create(context.Background(), &corev1.ServiceAccount{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		}, &authenticationv1.TokenRequest{})
+	}
+}
+
+// tokens are requests for tokens of the ServiceAccount of a name.
+func (r *reader) tokens(name string, namespaces ...string) requests {
+	all := requests{}
+	for _, namespace := range namespaces {
+		all["token of "+namespace+"/"+name] = r.token(namespace, name)
+	}
+	return all
+}
+
 // reads reads the objects that Containers on the node name, and sees one change.
 func (r *reader) reads(t *testing.T) {
 	t.Helper()
-	for what, try := range r.named(ofStolen, tenants...) {
+	all := r.named(ofStolen, tenants...)
+	maps.Copy(all, r.tokens(ofStolen, tenants...))
+	for what, try := range all {
 		// The API server learns of a RoleBinding by a watch of its own.
 		eventually(t, func() error {
 			if err := try(); err != nil {
@@ -352,6 +383,11 @@ func (r *reader) attempts(t *testing.T) requests {
 	maps.Copy(all, r.named(ofReached, append(tenants, metav1.NamespaceSystem)...))
 	maps.Copy(all, r.named(ofNobody, append(tenants, metav1.NamespaceSystem)...))
 	maps.Copy(all, r.named(ofStolen, metav1.NamespaceSystem, "berth-system"))
+	maps.Copy(all, r.tokens(ofReached, append(tenants, metav1.NamespaceSystem)...))
+	maps.Copy(all, r.tokens(ofNobody, append(tenants, metav1.NamespaceSystem)...))
+	maps.Copy(all, r.tokens(ofStolen, metav1.NamespaceSystem, "berth-system"))
+	maps.Copy(all, r.tokens("default", tenants...))
+	all["token of its own ServiceAccount with another name"] = r.token("default", ofStolen+"x")
 	own := "metadata.name=" + ofStolen
 	for kind, of := range map[string]client.ObjectList{
 		"Secrets": &corev1.SecretList{}, "ConfigMaps": &corev1.ConfigMapList{},
@@ -436,13 +472,6 @@ func (r *reader) escalations(t *testing.T) requests {
 		},
 	}
 	made.Spec.Config.Raw = []byte(`{}`)
-	token := func(namespace, name string) func() error {
-		return func() error {
-			return r.c.SubResource("token").Create(ctx, &corev1.ServiceAccount{
-				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
-			}, &authenticationv1.TokenRequest{})
-		}
-	}
 	as := func(user string, groups ...string) func() error {
 		return func() error {
 			config := rest.CopyConfig(r.config)
@@ -494,9 +523,9 @@ func (r *reader) escalations(t *testing.T) requests {
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "made"},
 			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "busybox"}}},
 		}),
-		"token of the other":        token(v1alpha1.NodesNamespace, reached),
-		"token of the controller":   token("berth-system", "berth-controller"),
-		"token of a ServiceAccount": token("default", "default"),
+		"token of the other":        r.token(v1alpha1.NodesNamespace, reached),
+		"token of the controller":   r.token("berth-system", "berth-controller"),
+		"token of a ServiceAccount": r.token("default", "default"),
 		"be the other":              as("berth:node:"+reached, "berth:nodes"),
 		"be the controller":         as("system:serviceaccount:berth-system:berth-controller"),
 		"be an administrator":       as("admin", "system:masters"),
@@ -542,6 +571,10 @@ func (a *apart) controllerGrantsNothingElse(t *testing.T) {
 		return &rbacv1.Role{ObjectMeta: meta(changes...), Rules: []rbacv1.PolicyRule{rule}}
 	}
 	same := func(*rbacv1.PolicyRule) {}
+	tokens := func(r *rbacv1.PolicyRule) {
+		r.Resources, r.Verbs = []string{"serviceaccounts/token"}, []string{"create"}
+	}
+	ofTenant := func(m *metav1.ObjectMeta) { m.Namespace, m.Name = "kube-system", v1alpha1.NodeNamespace(stolen) }
 	// In the namespace default there is such a Role.
 	binding := func(change func(*rbacv1.RoleBinding)) *rbacv1.RoleBinding {
 		b := &rbacv1.RoleBinding{
@@ -559,6 +592,9 @@ func (a *apart) controllerGrantsNothingElse(t *testing.T) {
 	}
 	if err := create(role(same)); err != nil {
 		t.Errorf("a Role of the allowed form: %v", err)
+	}
+	if err := create(role(tokens, ofTenant)); err != nil {
+		t.Errorf("a Role for tokens of the allowed form: %v", err)
 	}
 	if err := create(binding(func(*rbacv1.RoleBinding) {})); !apierrors.IsAlreadyExists(err) {
 		t.Errorf("a RoleBinding of the allowed form: found %v; want that it exists", err)
@@ -585,9 +621,35 @@ func (a *apart) controllerGrantsNothingElse(t *testing.T) {
 	subject := func(s rbacv1.Subject) func(*rbacv1.RoleBinding) {
 		return func(b *rbacv1.RoleBinding) { b.Subjects = append(b.Subjects, s) }
 	}
+	err = c.SubResource("token").Create(ctx, &corev1.ServiceAccount{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: ofNobody},
+	}, &authenticationv1.TokenRequest{})
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "berth-controller-tokens") {
+		t.Errorf("a token for itself: found %v; want that berth-controller-tokens forbids it", err)
+	}
 	for what, err := range map[string]error{
 		"no names":      create(role(func(r *rbacv1.PolicyRule) { r.ResourceNames = nil })),
 		"an empty name": create(role(func(r *rbacv1.PolicyRule) { r.ResourceNames = []string{"x", ""} })),
+		"tokens of no name": create(role(func(r *rbacv1.PolicyRule) {
+			tokens(r)
+			r.ResourceNames = nil
+		}, ofTenant)),
+		"all of ServiceAccounts": create(role(func(r *rbacv1.PolicyRule) {
+			tokens(r)
+			r.Resources = []string{"serviceaccounts/token", "serviceaccounts"}
+		}, ofTenant)),
+		"impersonation": create(role(func(r *rbacv1.PolicyRule) {
+			r.Resources, r.Verbs = []string{"serviceaccounts"}, []string{"impersonate"}
+		}, ofTenant)),
+		"another verb of tokens": create(role(func(r *rbacv1.PolicyRule) {
+			tokens(r)
+			r.Verbs = []string{"create", "*"}
+		}, ofTenant)),
+		"creation of Secrets":      create(role(func(r *rbacv1.PolicyRule) { r.Verbs = []string{"create"} })),
+		"tokens of the controller": create(role(tokens)),
+		"tokens of agents": create(role(tokens, func(m *metav1.ObjectMeta) {
+			m.Namespace = v1alpha1.NodesNamespace
+		})),
 		"a verb of writing": create(role(func(r *rbacv1.PolicyRule) {
 			r.Resources, r.Verbs = []string{"configmaps"}, []string{"get", "update"}
 		})),

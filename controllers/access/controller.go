@@ -30,6 +30,8 @@ import (
 // controller may read all ConfigMaps and Secrets, and does not. config/policy limits the Roles and
 // RoleBindings that it may write.
 // +kubebuilder:rbac:groups="",resources=configmaps;secrets,verbs=get;list;watch
+// The same holds for tokens of ServiceAccounts, which config/policy denies to the controller.
+// +kubebuilder:rbac:groups="",resources=serviceaccounts/token,verbs=create
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=roles;rolebindings,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 

@@ -14,14 +14,32 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// named returns the ConfigMaps and Secrets that an OCIBundle names. It leaves out names that no
-// object can have: the empty name in resourceNames would allow a list of all objects.
+// kindAccount is the kind of a ServiceAccount whose tokens the agent may request.
+const kindAccount = "ServiceAccount"
+
+// systemNamespace is the namespace of the controller in config/default. The policy has it, too.
+const systemNamespace = "berth-system"
+
+// named returns the ConfigMaps, Secrets and ServiceAccounts that an OCIBundle names. It leaves out
+// names that no object can have: the empty name in resourceNames would allow a list of all objects.
 func named(b *v1alpha1.OCIBundle) []environment.Object {
 	objects := slices.Concat(environment.References(b.Spec.Process.Env, b.Spec.Process.EnvFrom),
 		files.References(b.Spec.Volumes), environment.PullSecrets(b.Spec.Image))
+	if hasTokens(b) {
+		objects = append(objects, environment.Object{Kind: kindAccount, Name: b.Spec.ServiceAccountName})
+	}
 	return slices.DeleteFunc(objects, func(o environment.Object) bool {
 		return len(validation.IsDNS1123Subdomain(o.Name)) > 0
 	})
+}
+
+// hasTokens reports whether volumes of an OCIBundle ask for tokens that the agent may request. It
+// may request none of Berth's own ServiceAccounts, of which those of the agents are all in one
+// namespace.
+func hasTokens(b *v1alpha1.OCIBundle) bool {
+	namespace := b.Owner().Namespace
+	return namespace != v1alpha1.NodesNamespace && namespace != systemNamespace &&
+		len(files.Tokens(b.Spec.Volumes)) > 0
 }
 
 // keyOf returns the key of the Role for an OCIBundle, or the zero value if it needs none. There is
@@ -34,11 +52,12 @@ func keyOf(b *v1alpha1.OCIBundle) client.ObjectKey {
 	return client.ObjectKey{Namespace: namespace, Name: v1alpha1.NodeNamespace(b.Spec.NodeName)}
 }
 
-// rulesFor returns the rules of a Role that allow to read the objects that OCIBundles name. The API
+// rulesFor returns the rules of a Role that allow to read the objects that OCIBundles name, and to
+// request tokens of the ServiceAccounts. The API
 // server stores no object larger than some 1.5 MB, so a Role ends at 50,000 names of usual length:
 // it then refuses the next change, which is logged, and what is granted stays.
 func rulesFor(bundles []v1alpha1.OCIBundle) []rbacv1.PolicyRule {
-	var configMaps, secrets []string
+	var configMaps, secrets, accounts []string
 	for i := range bundles {
 		for _, o := range named(&bundles[i]) {
 			switch o.Kind {
@@ -46,21 +65,24 @@ func rulesFor(bundles []v1alpha1.OCIBundle) []rbacv1.PolicyRule {
 				configMaps = append(configMaps, o.Name)
 			case environment.KindSecret:
 				secrets = append(secrets, o.Name)
+			case kindAccount:
+				accounts = append(accounts, o.Name)
 			}
 		}
 	}
 	var rules []rbacv1.PolicyRule
-	add := func(resource string, names []string) {
+	add := func(resource string, names []string, verbs ...string) {
 		if len(names) == 0 {
 			return
 		}
 		slices.Sort(names)
 		rules = append(rules, rbacv1.PolicyRule{
 			APIGroups: []string{""}, Resources: []string{resource},
-			ResourceNames: slices.Compact(names), Verbs: []string{"get", "list", "watch"},
+			ResourceNames: slices.Compact(names), Verbs: verbs,
 		})
 	}
-	add("configmaps", configMaps)
-	add("secrets", secrets)
+	add("configmaps", configMaps, "get", "list", "watch")
+	add("secrets", secrets, "get", "list", "watch")
+	add("serviceaccounts/token", accounts, "create")
 	return rules
 }

@@ -19,6 +19,14 @@ func secretVolume(name string) v1alpha1.Volume {
 	return v1alpha1.Volume{Name: "v", Secret: &corev1.SecretVolumeSource{SecretName: name}}
 }
 
+func tokenVolume() v1alpha1.Volume {
+	return v1alpha1.Volume{Name: "t", Projected: &v1alpha1.ProjectedVolumeSource{
+		Sources: []v1alpha1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+		},
+	}}
+}
+
 func secretVariable(name string) corev1.EnvVar {
 	return corev1.EnvVar{Name: "E", ValueFrom: &corev1.EnvVarSource{
 		SecretKeyRef: &corev1.SecretKeySelector{
@@ -60,8 +68,9 @@ func TestRules(t *testing.T) {
 			b.Spec.Process.EnvFrom = []corev1.EnvFromSource{configMapSource("y")}
 			b.Spec.Image = &v1alpha1.BundleImage{PullSecrets: []string{"pull", "", "b"}}
 			b.Spec.Volumes = []v1alpha1.Volume{
-				secretVolume("a"), secretVolume("b"), secretVolume(""), secretVolume("../x"),
+				secretVolume("a"), secretVolume("b"), secretVolume(""), secretVolume("../x"), tokenVolume(),
 			}
+			b.Spec.ServiceAccountName = "robot"
 		}),
 	}
 	rule := func(resource string, names ...string) rbacv1.PolicyRule {
@@ -70,17 +79,43 @@ func TestRules(t *testing.T) {
 			Verbs: []string{"get", "list", "watch"},
 		}
 	}
-	want := []rbacv1.PolicyRule{rule("configmaps", "y", "z"), rule("secrets", "a", "b", "pull")}
+	token := rule("serviceaccounts/token", "robot")
+	token.Verbs = []string{"create"}
+	want := []rbacv1.PolicyRule{
+		rule("configmaps", "y", "z"), rule("secrets", "a", "b", "pull"), token,
+	}
 	if got := rulesFor(bundles); !equality.Semantic.DeepEqual(got, want) {
 		t.Errorf("found %+v; want %+v", got, want)
 	}
 	if got := rulesFor(bundles[1:]); !equality.Semantic.DeepEqual(got, []rbacv1.PolicyRule{
-		rule("configmaps", "y"), rule("secrets", "a", "b", "pull"),
+		rule("configmaps", "y"), rule("secrets", "a", "b", "pull"), token,
 	}) {
 		t.Errorf("of the second alone: found %+v", got)
 	}
 	if got := rulesFor(nil); got != nil {
 		t.Errorf("of none: found %+v", got)
+	}
+}
+
+// TestNoTokenUnasked: a ServiceAccount whose tokens no volume has is in no rule, and neither are
+// Berth's own and names that would allow all.
+func TestNoTokenUnasked(t *testing.T) {
+	for name, change := range map[string]func(*v1alpha1.OCIBundle){
+		"no volume": func(b *v1alpha1.OCIBundle) { b.Spec.Volumes = nil },
+		"no name":   func(b *v1alpha1.OCIBundle) { b.Spec.ServiceAccountName = "" },
+		"all":       func(b *v1alpha1.OCIBundle) { b.Spec.ServiceAccountName = "*" },
+		"agents":    func(b *v1alpha1.OCIBundle) { b.Spec.ContainerRef.Namespace = "berth-nodes" },
+		"controller": func(b *v1alpha1.OCIBundle) {
+			b.Spec.ContainerRef.Namespace, b.Spec.ServiceAccountName = "berth-system", "berth-controller"
+		},
+	} {
+		b := bundle(func(b *v1alpha1.OCIBundle) {
+			b.Spec.ServiceAccountName, b.Spec.Volumes = "robot", []v1alpha1.Volume{tokenVolume()}
+			change(b)
+		})
+		if got := rulesFor([]v1alpha1.OCIBundle{b}); got != nil || keyOf(&b) != (client.ObjectKey{}) {
+			t.Errorf("%s: found %+v for %v", name, got, keyOf(&b))
+		}
 	}
 }
 

@@ -250,6 +250,7 @@ func (a *agent) createSyncer(context.Context) error {
 	if alone {
 		a.volumes = volume.Open(a.StateDir)
 	}
+	tokens, _ := a.source.(lifecycle.Tokens)
 	networks := a.networks()
 	if why := networks.Missing(); why != nil {
 		a.Log.Info("containers have loopback alone, but for those with hostNetwork", "why", why)
@@ -259,7 +260,8 @@ func (a *agent) createSyncer(context.Context) error {
 		return fmt.Errorf("--user-namespace-ids: %w", err)
 	}
 	a.syncer, err = reconcile.New(reconcile.Config{
-		Source: a.source, Objects: a.source, Images: a.images, Pulled: a.images.pulling.Text,
+		Source: a.source, Objects: a.source, Tokens: tokens,
+		Images: a.images, Pulled: a.images.pulling.Text,
 		Claims: claims, Volumes: a.volumes, Supervisor: a.keeper.Client(),
 		Bundles: a.bundles,
 		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,

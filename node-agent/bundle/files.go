@@ -231,8 +231,8 @@ func writeNew(root *os.Root, at string, content files.File) error {
 		return err
 	}
 	_, err = f.WriteString(content.Data)
-	if err == nil && content.Group != 0 {
-		err = f.Chown(-1, int(content.Group))
+	if err == nil && (content.Owner != 0 || content.Group != 0) {
+		err = f.Chown(int(content.Owner), int(content.Group))
 	}
 	if err == nil {
 		err = f.Chmod(fs.FileMode(content.Mode))
@@ -317,19 +317,17 @@ func hasFile(root *os.Root, p string, want files.File) bool {
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Mode() != fs.FileMode(want.Mode) ||
-		info.Size() != int64(len(want.Data)) || groupOf(info) != want.Group {
+		info.Size() != int64(len(want.Data)) || !ownedBy(info, want) {
 		return false
 	}
 	data, err := io.ReadAll(io.LimitReader(f, info.Size()+1))
 	return err == nil && string(data) == want.Data
 }
 
-// groupOf returns the group of a file.
-func groupOf(info fs.FileInfo) uint32 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Gid
-	}
-	return 0
+// ownedBy reports whether a file has the group that is wanted and, where one is, the owner.
+func ownedBy(info fs.FileInfo, want files.File) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Gid == want.Group && (want.Owner == 0 || st.Uid == want.Owner)
 }
 
 // list returns the names of the entries of a directory.

@@ -47,6 +47,8 @@ type environmentStage struct {
 	objects Objects
 	// shares has the volumes of others, whose files variables may refer to.
 	shares *shares
+	// tokens is nil on a node without a cluster.
+	tokens Tokens
 }
 
 func (environmentStage) Name() string { return "environment" }

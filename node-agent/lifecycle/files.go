@@ -61,6 +61,12 @@ func (s filesStage) Ensure(_ context.Context, c *Container) error {
 	if missing := (*environment.Missing)(nil); errors.As(err, &missing) {
 		return waitFor(missing)
 	}
+	if missing := (*noTokenError)(nil); errors.As(err, &missing) {
+		return &Pending{
+			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonConfigMissing,
+			Message: "spec." + missing.Error(),
+		}
+	}
 	if pending := (*Pending)(nil); err != nil && !errors.As(err, &pending) {
 		return fmt.Errorf("spec.%w", err)
 	}

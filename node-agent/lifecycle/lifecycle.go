@@ -169,6 +169,8 @@ type Config struct {
 	Node Node
 	// Objects has what variables and volumes refer to; nil if the agent can read none.
 	Objects Objects
+	// Tokens has the tokens of ServiceAccounts that volumes ask for; nil without a cluster.
+	Tokens Tokens
 	// Claims has the PersistentVolumeClaims that volumes refer to, and Volumes their directories; both
 	// are nil if the agent has none.
 	Claims  Claims
@@ -211,7 +213,8 @@ func Stages(c Config) List {
 	}
 	joins := &joins{Neighbours: c.Neighbours, networks: c.Networks, followers: c.Followers}
 	shares := &shares{Neighbours: c.Neighbours, followers: c.Followers}
-	variables, document := environmentStage{c.Node, c.Objects, shares}, documentStage{c.CgroupParent}
+	variables := environmentStage{c.Node, c.Objects, shares, c.Tokens}
+	document := documentStage{c.CgroupParent}
 	return List{
 		handlerStage{c.Handlers},
 		emptyDirsStage{shares},

@@ -52,6 +52,8 @@ type Config struct {
 	Node lifecycle.Node
 	// Objects has the ConfigMaps and Secrets that variables refer to; nil if the agent can read none.
 	Objects lifecycle.Objects
+	// Tokens has the tokens of ServiceAccounts that volumes ask for; nil without a cluster.
+	Tokens lifecycle.Tokens
 	// Claims has the PersistentVolumeClaims that volumes refer to, and Volumes their directories; both
 	// are nil if the agent has none.
 	Claims  lifecycle.Claims
@@ -145,7 +147,8 @@ func New(c Config) (*Syncer, error) {
 	}
 	s.followers = lifecycle.NewFollowers(s.Changed)
 	s.stages = lifecycle.Stages(lifecycle.Config{
-		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Claims: c.Claims, Volumes: c.Volumes,
+		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Tokens: c.Tokens,
+		Claims: c.Claims, Volumes: c.Volumes,
 		Pulls: s.pulls, Wake: s.Changed,
 		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,

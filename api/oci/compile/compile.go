@@ -32,6 +32,10 @@ func LocalVolumes() Option { return func(d *draft) { d.localVolumes = true } }
 // without a cluster, whose node has all of them.
 func Neighbours() Option { return func(d *draft) { d.neighbours = true } }
 
+// WithoutServiceAccounts refuses tokens of ServiceAccounts. It is for an agent without a cluster,
+// which has nobody who issues them.
+func WithoutServiceAccounts() Option { return func(d *draft) { d.noServiceAccounts = true } }
+
 // UnsafeSysctls lets the Container set every sysctl of its own namespaces, not only those that the
 // kubelet calls safe. It is for an agent without a cluster, whose manifests are root's.
 func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
@@ -102,6 +106,7 @@ func parts() []part {
 		network,
 		joinedNetwork,
 		names,
+		serviceAccount,
 		volumes,
 		mounts,
 		hiddenPaths,
@@ -133,6 +138,8 @@ type draft struct {
 	localVolumes bool
 	// neighbours allows references to other Containers.
 	neighbours bool
+	// noServiceAccounts refuses tokens of ServiceAccounts.
+	noServiceAccounts bool
 	// unsafeSysctls allows sysctls that the kubelet does not call safe.
 	unsafeSysctls bool
 

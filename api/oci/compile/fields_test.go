@@ -832,7 +832,7 @@ func nameOf(t *testing.T, object map[string]any) string {
 			return v
 		}
 	}
-	for _, key := range []string{"downwardAPI", "configMap", "secret", "configMapRef", "secretRef"} {
+	for _, key := range []string{"downwardAPI", "configMap", "secret", "serviceAccountToken", "configMapRef", "secretRef"} {
 		if _, ok := object[key]; ok {
 			return key
 		}

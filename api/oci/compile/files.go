@@ -21,9 +21,6 @@ const maxDownward = 1024
 
 const modeRange = "must be 0 to 0777, in decimal 0 to 511"
 
-// noToken is the reason for which a token of a ServiceAccount is refused.
-const noToken = "is not supported, since no ServiceAccount belongs to a Container: write a token into a Secret (kubectl create token NAME) and project that"
-
 // fileVolume checks a volume of files, which the agent writes. The values of downwardAPI that are
 // known here go with it.
 func fileVolume(d *draft, at *field.Path, v *v1alpha1.Volume) {
@@ -60,7 +57,7 @@ type volumeFiles struct {
 }
 
 func (b *volumeFiles) source(at *field.Path, p *v1alpha1.VolumeProjection) {
-	const one = "set exactly one of configMap, secret and downwardAPI"
+	const one = "set exactly one of configMap, secret, downwardAPI and serviceAccountToken"
 	set := 0
 	for _, is := range []bool{
 		p.ConfigMap != nil, p.Secret != nil, p.DownwardAPI != nil, p.ServiceAccountToken != nil,
@@ -83,7 +80,7 @@ func (b *volumeFiles) source(at *field.Path, p *v1alpha1.VolumeProjection) {
 	case p.DownwardAPI != nil:
 		b.downward(at.Child("downwardAPI", "items"), p.DownwardAPI.Items)
 	default:
-		b.refuse(at.Child("serviceAccountToken"), noToken)
+		b.token(at.Child("serviceAccountToken"), p.ServiceAccountToken)
 	}
 }
 

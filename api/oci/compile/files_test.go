@@ -29,6 +29,7 @@ func fileVolumes() []v1alpha1.Volume {
 			{DownwardAPI: &corev1.DownwardAPIProjection{Items: uid()}},
 			{ConfigMap: &corev1.ConfigMapProjection{Items: keys("pc")}},
 			{Secret: &corev1.SecretProjection{Items: keys("ps")}},
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
 		}}},
 		{Name: "c", ConfigMap: &corev1.ConfigMapVolumeSource{Items: keys("c")}},
 		{Name: "s", Secret: &corev1.SecretVolumeSource{SecretName: "s", Items: keys("s")}},
@@ -48,6 +49,10 @@ func fileCases() map[string]fieldCase {
 		return fieldCase{set: set, refused: path}
 	}
 	source := func(s *spec) *v1alpha1.VolumeProjection { return &s.Volumes[4].Projected.Sources[0] }
+	const tokenAt = "volumes[p].projected.sources[serviceAccountToken].serviceAccountToken."
+	token := func(s *spec) *corev1.ServiceAccountTokenProjection {
+		return s.Volumes[4].Projected.Sources[3].ServiceAccountToken
+	}
 	out := map[string]fieldCase{
 		"onConfigChange": {
 			arrives: arrives{"onConfigChange": `"Restart"`},
@@ -92,12 +97,25 @@ func fileCases() map[string]fieldCase {
 			arrives: arrives{"volumes[p].projected.defaultMode": `256`},
 			set:     func(s *spec) { s.Volumes[4].Projected.DefaultMode = new(int32(0o400)) },
 		},
-		"volumes[].projected.sources[].serviceAccountToken": refused(
-			"spec.volumes[4].projected.sources[0].serviceAccountToken", func(s *spec) {
-				*source(s) = v1alpha1.VolumeProjection{
-					ServiceAccountToken: &corev1.ServiceAccountTokenProjection{},
-				}
-			}),
+		"volumes[].projected.sources[].serviceAccountToken.path": {
+			arrives: arrives{tokenAt + "path": `"t"`},
+			set:     func(s *spec) { token(s).Path = "t" },
+		},
+		"volumes[].projected.sources[].serviceAccountToken.audience": {
+			arrives: arrives{tokenAt + "audience": `"vault"`},
+			set:     func(s *spec) { token(s).Audience = "vault" },
+		},
+		"volumes[].projected.sources[].serviceAccountToken.expirationSeconds": {
+			arrives: arrives{tokenAt + "expirationSeconds": `600`},
+			set:     func(s *spec) { token(s).ExpirationSeconds = new(int64(600)) },
+		},
+		"volumes[].projected.sources[].serviceAccountToken.user": refused(
+			"spec.volumes[4].projected.sources[3].serviceAccountToken.user",
+			func(s *spec) { token(s).User = new(int64(1)) }),
+		"serviceAccountName": {
+			arrives: arrives{"serviceAccountName": `"robot"`},
+			set:     func(s *spec) { s.ServiceAccountName = "robot" },
+		},
 	}
 	maps.Copy(out, itemCases("volumes[].downwardAPI.items[]", "volumes[d].downwardAPI.items",
 		"volumes[3].downwardAPI.items[0]",
@@ -428,11 +446,21 @@ func TestFaultsOfFiles(t *testing.T) {
 		"two sources": {func(s *spec) {
 			s.Volumes[3].Projected.Sources[0].Secret = s.Volumes[3].Projected.Sources[1].Secret
 		}, "spec.volumes[3].projected.sources[0]", "exactly one"},
-		"a token": {func(s *spec) {
+		"a token of no path": {func(s *v1alpha1.ContainerSpec) {
 			s.Volumes[3].Projected.Sources[0] = v1alpha1.VolumeProjection{
-				ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"},
+				ServiceAccountToken: &corev1.ServiceAccountTokenProjection{},
 			}
-		}, "spec.volumes[3].projected.sources[0].serviceAccountToken", "write a token into a Secret"},
+		}, "spec.volumes[3].projected.sources[0].serviceAccountToken.path", "needs a path"},
+		"a short token": {func(s *v1alpha1.ContainerSpec) {
+			s.Volumes[3].Projected.Sources[0] = v1alpha1.VolumeProjection{
+				ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+					Path: "t", ExpirationSeconds: new(int64(599)),
+				},
+			}
+		}, "spec.volumes[3].projected.sources[0].serviceAccountToken.expirationSeconds", "must be 600"},
+		"the name of no ServiceAccount": {func(s *v1alpha1.ContainerSpec) {
+			s.ServiceAccountName = "A_b"
+		}, "spec.serviceAccountName", "RFC 1123"},
 		"the same path in two sources": {func(s *spec) {
 			s.Volumes[3].Projected.Sources[2].DownwardAPI.Items[0].Path = "d/k"
 		}, "spec.volumes[3].projected.sources[2].downwardAPI.items[0].path", "Duplicate"},
@@ -445,5 +473,27 @@ func TestFaultsOfFiles(t *testing.T) {
 			t.Errorf("%s: found %v; want a fault of %s with %q", name, faults.ToAggregate(), tc.path,
 				tc.message)
 		}
+	}
+}
+
+// TestTokensWithoutACluster: an agent alone refuses tokens, and the ServiceAccount's name.
+func TestTokensWithoutACluster(t *testing.T) {
+	c := fileContainer(t)
+	c.Spec.ServiceAccountName = "robot"
+	c.Spec.Volumes[3].Projected.Sources[0] = v1alpha1.VolumeProjection{
+		ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t"},
+	}
+	_, faults := Bundle(c, WithoutServiceAccounts())
+	const token = "spec.volumes[3].projected.sources[0].serviceAccountToken"
+	if len(faults) != 2 || faults[0].Field != "spec.serviceAccountName" || faults[1].Field != token {
+		t.Errorf("found %v; want the name and the token refused", faults.ToAggregate())
+	}
+	out, faults := Bundle(c)
+	if len(faults) > 0 || out.ServiceAccountName != "robot" {
+		t.Errorf("in a cluster: found %+v, %v", out, faults.ToAggregate())
+	}
+	c.Spec.ServiceAccountName = ""
+	if out, _ := Bundle(c); out == nil || out.ServiceAccountName != "default" {
+		t.Errorf("without a name: found %+v; want default", out)
 	}
 }

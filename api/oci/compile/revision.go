@@ -65,7 +65,8 @@ func revisions() map[string]int32 {
 		"security.seLinuxOptions.type":  3,
 		"security.seLinuxOptions.level": 3,
 
-		"image.pullSecrets": 3,
+		"image.pullSecrets":  3,
+		"serviceAccountName": 3,
 
 		"onConfigChange":     3,
 		"configChangeSignal": 3,

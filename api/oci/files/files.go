@@ -20,8 +20,8 @@ type File struct {
 	Data string
 	// Mode has permission bits alone.
 	Mode uint32
-	// Group owns the file; 0 is root's.
-	Group uint32
+	// Owner and Group own the file; 0 is root.
+	Owner, Group uint32
 }
 
 // Tree has the files of a volume by their paths.
@@ -33,6 +33,9 @@ type Values interface {
 	Item(path string, item *corev1.DownwardAPIVolumeFile) (string, error)
 	// Files returns the content of an object by key, or false if there is no such object.
 	Files(object environment.Object) (data map[string]string, ok bool)
+	// Token returns the file with a token of a ServiceAccount; at is the path of its source below
+	// spec. A mode of 0 is that of the volume.
+	Token(at string, token *corev1.ServiceAccountTokenProjection) (File, error)
 }
 
 const (
@@ -76,6 +79,22 @@ func References(volumes []v1alpha1.Volume) []environment.Object {
 	return out
 }
 
+// DefaultTokenSeconds is the validity of a token for which a volume says nothing, as in a Pod.
+const DefaultTokenSeconds = 3600
+
+// Tokens returns the tokens of ServiceAccounts that volumes ask for.
+func Tokens(volumes []v1alpha1.Volume) []*corev1.ServiceAccountTokenProjection {
+	var out []*corev1.ServiceAccountTokenProjection
+	for i := range volumes {
+		for _, s := range sources("", &volumes[i]) {
+			if s.token != nil {
+				out = append(out, s.token)
+			}
+		}
+	}
+	return out
+}
+
 // source is one source of files.
 type source struct {
 	at       string // the path of the source
@@ -83,6 +102,7 @@ type source struct {
 	optional *bool
 	keys     []corev1.KeyToPath
 	fields   []corev1.DownwardAPIVolumeFile
+	token    *corev1.ServiceAccountTokenProjection
 	mode     *int32 // of files without a mode of their own
 }
 
@@ -126,6 +146,10 @@ func sources(at string, v *v1alpha1.Volume) []source {
 				out = append(out, secret(at, *p.Secret, mode))
 			case p.DownwardAPI != nil:
 				out = append(out, source{at: at + ".downwardAPI", fields: p.DownwardAPI.Items, mode: mode})
+			case p.ServiceAccountToken != nil:
+				out = append(out, source{
+					at: at + ".serviceAccountToken", token: p.ServiceAccountToken, mode: mode,
+				})
 			default:
 				out = append(out, source{at: at})
 			}
@@ -143,6 +167,9 @@ type builder struct {
 
 // add adds the files of a source. A file replaces an earlier one of the same path.
 func (b *builder) add(s source) error {
+	if s.token != nil {
+		return b.addToken(s)
+	}
 	for i := range s.fields {
 		item := &s.fields[i]
 		at := fmt.Sprintf("%s.items[%d]", s.at, i)
@@ -157,7 +184,8 @@ func (b *builder) add(s source) error {
 	if s.object.Kind == "" {
 		if s.fields == nil && !strings.HasSuffix(s.at, ".downwardAPI") {
 			return fmt.Errorf(
-				"%s: found no source that this agent knows; allowed: configMap, secret or downwardAPI", s.at)
+				"%s: found no source that this agent knows; allowed: configMap, secret, downwardAPI or serviceAccountToken",
+				s.at)
 		}
 		return nil
 	}
@@ -193,6 +221,25 @@ func (b *builder) add(s source) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// addToken adds the file of a token.
+func (b *builder) addToken(s source) error {
+	file, err := b.values.Token(s.at, s.token)
+	if err != nil {
+		return err
+	}
+	mode := s.mode
+	if file.Mode != 0 {
+		mode = new(int32(file.Mode))
+	}
+	if err := b.set(s.at, s.token.Path, file.Data, mode); err != nil {
+		return err
+	}
+	out := b.tree[s.token.Path]
+	out.Owner = file.Owner
+	b.tree[s.token.Path] = out
 	return nil
 }
 

@@ -27,6 +27,16 @@ func (o objects) Item(path string, item *corev1.DownwardAPIVolumeFile) (string, 
 	return path + " " + item.FieldRef.FieldPath, nil
 }
 
+func (o objects) Token(at string, token *corev1.ServiceAccountTokenProjection) (File, error) {
+	switch token.Audience {
+	case "none":
+		return File{}, fmt.Errorf("%s: none", at)
+	case "own":
+		return File{Data: "own", Mode: 0o600, Owner: 7}, nil
+	}
+	return File{Data: "token"}, nil
+}
+
 func (o objects) Files(object environment.Object) (map[string]string, bool) {
 	d, ok := o[object]
 	return d, ok
@@ -62,7 +72,12 @@ func TestCompute(t *testing.T) {
 		"projected: {sources: [{secret: {name: s}}, {configMap: {name: c, items: [{key: a, path: d/a}]}}]}":                              `v[0]: found the files "d" and "d/a"; allowed: no file below another file`,
 		"projected: {sources: [{downwardAPI: {items: [{path: m, fieldRef: {fieldPath: f}}]}}]}":                                          "m 644 v[0].projected.sources[0].downwardAPI.items[0] f",
 		"projected: {sources: [{secret: {name: s}}, {secret: {name: x}}]}":                                                               "missing v[0].projected.sources[1].secret: Secret x ",
-		"projected: {sources: [{serviceAccountToken: {path: t}}]}":                                                                       "v[0].projected.sources[0]: found no source that this agent knows; allowed: configMap, secret or downwardAPI",
+		"projected: {sources: [{serviceAccountToken: {path: t}}]}":                                                                       "t 644 token",
+		"projected: {defaultMode: 0400, sources: [{serviceAccountToken: {path: a/t}}]}":                                                  "a/t 400 token",
+		"projected: {defaultMode: 0400, sources: [{serviceAccountToken: {path: t, audience: own}}]}":                                     "t 600 of 7 own",
+		"projected: {sources: [{serviceAccountToken: {path: t, audience: none}}]}":                                                       "v[0].projected.sources[0].serviceAccountToken: none",
+		"projected: {sources: [{serviceAccountToken: {path: ../t}}]}":                                                                    `v[0].projected.sources[0].serviceAccountToken.path: found "../t"; must not contain ".."`,
+		"projected: {sources: [{}]}": "v[0].projected.sources[0]: found no source that this agent knows; allowed: configMap, secret, downwardAPI or serviceAccountToken",
 	} {
 		v := v1alpha1.Volume{}
 		if err := yaml.UnmarshalStrict([]byte(text), &v); err != nil {
@@ -74,7 +89,11 @@ func TestCompute(t *testing.T) {
 		tree, err := Compute("v[0]", &v, values)
 		var lines []string
 		for _, p := range slices.Sorted(maps.Keys(tree)) {
-			lines = append(lines, fmt.Sprintf("%s %o %s", p, tree[p].Mode, tree[p].Data))
+			of := ""
+			if tree[p].Owner != 0 {
+				of = fmt.Sprintf("of %d ", tree[p].Owner)
+			}
+			lines = append(lines, fmt.Sprintf("%s %o %s%s", p, tree[p].Mode, of, tree[p].Data))
 		}
 		got := strings.Join(lines, "|")
 		if m := (*environment.Missing)(nil); errors.As(err, &m) {

@@ -146,7 +146,7 @@ func (on node) compile(d *manifest.Document) compiled {
 	digest := specDigest(&c.Spec)
 	SetDefaults(c)
 	spec, faults := on.bundle(c, compile.LocalVolumes(), compile.Neighbours(),
-		compile.UnsafeSysctls())
+		compile.WithoutServiceAccounts(), compile.UnsafeSysctls())
 	d.Report(append(faults, on.placed(&c.Spec)...))
 	var config source.Document
 	if spec != nil {

@@ -200,7 +200,7 @@ func daemonSetOn(t *testing.T, c client.Client, name string) *rest.Config {
 		Namespace: "berth-system",
 		Name:      "berth-agent",
 	}}
-	if err := c.SubResource("token").Create(t.Context(), account, request); err != nil {
+	if err := clientOf(t, server).SubResource("token").Create(t.Context(), account, request); err != nil {
 		t.Fatal(err)
 	}
 	config := rest.AnonymousClientConfig(server)

@@ -51,6 +51,7 @@ type Kubernetes struct {
 	informer cache.SharedIndexInformer
 	profiles *profiles
 	objects  *objects
+	tokens   *tokens
 	synced   atomic.Bool
 	own      ownWrites
 }
@@ -72,7 +73,8 @@ func New(o Options) (*Kubernetes, error) {
 	c, errClient := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, scheme)
 	watched, errWatched := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, receivedScheme())
 	objects, errObjects := newObjects(o.Config, o.Log)
-	if err := errors.Join(errClient, errWatched, errObjects); err != nil {
+	tokens, errTokens := newTokens(o.Config, o.NodeName, o.Log)
+	if err := errors.Join(errClient, errWatched, errObjects, errTokens); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
 	bundles := cache.NewListWatchFromClient(watched, "ocibundles", v1alpha1.NodeNamespace(o.NodeName),
@@ -82,7 +84,7 @@ func New(o Options) (*Kubernetes, error) {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
 	return &Kubernetes{
-		o: o, client: c, informer: informer, objects: objects,
+		o: o, client: c, informer: informer, objects: objects, tokens: tokens,
 		profiles: &profiles{client: c, known: map[string]*profile{}},
 	}, nil
 }
@@ -93,6 +95,7 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 		b, ok := obj.(*held)
 		if ok {
 			k.objects.follow(ctx, &b.OCIBundle, events.Changed)
+			k.tokens.follow(ctx, &b.OCIBundle, events.Changed)
 		}
 		// One that is being deleted needs no profile.
 		if ok && (k.profiles.need(ctx, &b.OCIBundle, events.Changed) || b.DeletionTimestamp != nil) {
@@ -116,6 +119,7 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 			if b, ok := obj.(*held); ok {
 				k.own.forget(&b.OCIBundle)
 				k.objects.forget(receivedKey(&b.OCIBundle))
+				k.tokens.forget(receivedKey(&b.OCIBundle))
 				events.Changed(receivedKey(&b.OCIBundle))
 			}
 		},
@@ -141,6 +145,7 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	}()
 	k.informer.RunWithContext(ctx)
 	k.objects.wg.Wait()
+	k.tokens.wg.Wait()
 	return nil
 }
 
