@@ -63,12 +63,21 @@ type NodeAgentStatus struct {
 	// +optional
 	Containers int32 `json:"containers"`
 
-	// conditions: Ready. It turns Unknown when the heartbeat stops.
+	// conditions: Ready and NetworkReady. Ready turns Unknown when the heartbeat stops.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
+
+// ConditionNetworkReady says whether containers can be connected to the node's network for
+// containers: whether its configuration and plugins are there, and no plugin says that it cannot
+// (STATUS, from version 1.1.0 of CNI on). It is True where containers have loopback alone.
+const ConditionNetworkReady = "NetworkReady"
+
+// ReasonNetworkReady surfaces in NetworkReady when containers can be connected. Its counterpart is
+// ReasonNetworkNotReady; the message says why.
+const ReasonNetworkReady = "NetworkReady"
 
 // NodeHandler is one runtime of a node.
 type NodeHandler struct {
@@ -136,6 +145,7 @@ type NodeInfo struct {
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=na,categories=berth
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.status.conditions[?(@.type=="NetworkReady")].status`,priority=1
 // +kubebuilder:printcolumn:name="Containers",type=integer,JSONPath=`.status.containers`
 // +kubebuilder:printcolumn:name="Handlers",type=string,JSONPath=`.status.handlers[*].name`
 // +kubebuilder:printcolumn:name="Cgroup",type=string,JSONPath=`.status.nodeInfo.cgroupMode`

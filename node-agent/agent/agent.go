@@ -95,6 +95,7 @@ type agent struct {
 	cluster *rest.Config // nil for an agent that works alone
 	keeper  *supervision.Keeper
 	facts   registration.Facts
+	network *network.Networks
 	syncer  *reconcile.Syncer
 }
 
@@ -252,6 +253,7 @@ func (a *agent) createSyncer(context.Context) error {
 	}
 	tokens, _ := a.source.(lifecycle.Tokens)
 	networks := a.networks()
+	a.network = networks
 	if why := networks.Missing(); why != nil {
 		a.Log.Info("containers have loopback alone, but for those with hostNetwork", "why", why)
 	}

@@ -3,6 +3,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/nameserver"
 	"github.com/berth-run/berth/node-agent/network"
+	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
 // Network says how containers are connected.
@@ -37,4 +40,32 @@ func (a *agent) networks() *network.Networks {
 		n.Bridge = &network.Bridge{Subnets: a.Network.Subnets, RunDir: a.RunDir}
 	}
 	return network.New(n)
+}
+
+// followNetwork keeps what is known of the node's network, for people and for the NodeAgent.
+func (a *agent) followNetwork(ctx context.Context) error {
+	a.network.FollowReadiness(ctx, func(r network.Readiness) {
+		if r.Err != nil {
+			a.Log.Warn("containers cannot be connected to the node's network", "error", r.Err)
+		} else {
+			a.Log.Info("containers can be connected", "to", r.Network)
+		}
+		if a.Manifests == "" {
+			return
+		}
+		if err := folder.WriteNetworkFault(a.StateDir, r.Err); err != nil {
+			a.Log.Warn("berth-agent status does not show the state of the network", "error", err)
+		}
+	})
+	return nil
+}
+
+// networkReady returns why containers cannot be connected to the node's network, or nil if they
+// can.
+func (a *agent) networkReady(context.Context) error {
+	r, known := a.network.Readiness()
+	if !known {
+		return errors.New("the node's network has not been looked at yet")
+	}
+	return r.Err
 }

@@ -68,7 +68,11 @@ func (a *agent) registration() (task, error) {
 	node, err := registration.New(registration.Options{
 		Config: a.cluster, Name: a.NodeName, Facts: a.facts, Handlers: a.keeper.Handlers, Log: a.Log,
 		Load: func(ctx context.Context) registration.Load {
-			return registration.LoadOf(a.source.List(), a.ready(ctx))
+			load := registration.LoadOf(a.source.List(), a.ready(ctx))
+			if network, known := a.network.Readiness(); known {
+				load.Network, load.NetworkErr = network.Network, network.Err
+			}
+			return load
 		},
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ type task func(context.Context) error
 func (a *agent) tasks() (map[string]task, error) {
 	tasks := map[string]task{
 		"sync": a.syncer.Run, "supervisor": a.keeper.Run, "images": a.collectImages,
+		"network": a.followNetwork,
 	}
 	if s, ok := a.source.(rescanner); ok {
 		tasks["hangup"] = func(ctx context.Context) error { return a.rescan(ctx, s) }
@@ -35,7 +36,11 @@ func (a *agent) tasks() (map[string]task, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--health-probe-bind-address: %w", err)
 		}
-		tasks["health"] = func(ctx context.Context) error { return serveHealth(ctx, listener, a.ready) }
+		tasks["health"] = func(ctx context.Context) error {
+			return serveHealth(ctx, listener, map[string]check{
+				"readyz": a.ready, "networkz": a.networkReady,
+			})
+		}
 	}
 	return tasks, nil
 }

@@ -48,11 +48,14 @@ func TestServeHealth(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveHealth(ctx, listener, func(context.Context) error {
-			if healed.Load() {
-				return nil
-			}
-			return fault
+		ended <- serveHealth(ctx, listener, map[string]check{
+			"readyz": func(context.Context) error {
+				if healed.Load() {
+					return nil
+				}
+				return fault
+			},
+			"networkz": func(context.Context) error { return nil },
 		})
 	}()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -74,6 +77,9 @@ func TestServeHealth(t *testing.T) {
 	}
 	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != fault.Error() {
 		t.Errorf("/readyz: found %d, %q; want %d, %q", code, body, http.StatusServiceUnavailable, fault)
+	}
+	if code, _ := get("/networkz"); code != http.StatusOK {
+		t.Errorf("/networkz: found %d", code)
 	}
 	healed.Store(true)
 	if code, _ := get("/readyz"); code != http.StatusOK {

@@ -89,7 +89,8 @@ func networkFault(err error) error {
 		return err
 	}
 	class := ContainerFault
-	if errors.Is(err, network.ErrBusy) || errors.Is(err, network.ErrJoined) {
+	if errors.Is(err, network.ErrBusy) || errors.Is(err, network.ErrJoined) ||
+		errors.Is(err, network.ErrNotReady) {
 		class = NodeFault
 	}
 	return &StageError{Reason: v1alpha1.ReasonNetworkFailed, Class: class, Err: err}

@@ -32,6 +32,8 @@ type Networks struct {
 	Log   *slog.Logger
 
 	patience time.Duration // of a wait for plugins; 0 means orphanPatience
+	every    time.Duration // between looks at the network; 0 means lookEvery
+	ready    readiness
 
 	ports portTable
 	used  usedNetworks
@@ -157,7 +159,7 @@ func (op *operation) attach(r *record, want Wanted) error {
 	}
 	if r != nil {
 		if err := op.remove(r); err != nil {
-			return err
+			return op.explain(want, err)
 		}
 	}
 	if err := checkFree(want.Ports, true); err != nil {
@@ -167,7 +169,13 @@ func (op *operation) attach(r *record, want Wanted) error {
 		_, err := op.Namespaces.Ensure(op.id, want.Users)
 		return err
 	}
-	return op.add(want)
+	if err := op.refuseUnready(want); err != nil {
+		return err
+	}
+	if err := op.add(want); err != nil {
+		return op.explain(want, err)
+	}
+	return nil
 }
 
 // Recover notes the ports, networks and membership of a container of an earlier agent. It is called

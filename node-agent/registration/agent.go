@@ -255,7 +255,24 @@ func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
 			load.Ready.Error()
 	}
 	meta.SetStatusCondition(&status.Conditions, ready)
+	if load.Network != "" || load.NetworkErr != nil {
+		meta.SetStatusCondition(&status.Conditions, networkCondition(load))
+	}
 	return status
+}
+
+// networkCondition returns the condition of the node's network for containers.
+func networkCondition(load Load) metav1.Condition {
+	c := metav1.Condition{
+		Type: v1alpha1.ConditionNetworkReady, Status: metav1.ConditionTrue,
+		Reason: v1alpha1.ReasonNetworkReady, Message: load.Network,
+		LastTransitionTime: metav1.Now().Rfc3339Copy(),
+	}
+	if load.NetworkErr != nil {
+		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonNetworkNotReady
+		c.Message = load.NetworkErr.Error()
+	}
+	return c
 }
 
 // renew renews the Lease, and makes it if it is not there.

@@ -195,6 +195,10 @@ type Load struct {
 	Containers int32
 	// Ready is nil if the agent can run containers, else why it cannot.
 	Ready error
+	// Network describes the node's network for containers; "" if it is not known yet. NetworkErr is
+	// nil if containers can be connected to it.
+	Network    string
+	NetworkErr error
 }
 
 // LoadOf returns the demand of bundles. ready is nil if the agent can run containers.

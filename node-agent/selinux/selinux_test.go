@@ -109,19 +109,23 @@ func TestLabelsFor(t *testing.T) {
 		want    Labels
 	}{
 		"nothing": {
-			corev1.SELinuxOptions{}, fstest.MapFS{},
+			corev1.SELinuxOptions{},
+			fstest.MapFS{},
 			Labels{"system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"},
 		},
 		"everything": {
-			corev1.SELinuxOptions{User: "u", Role: "r", Type: "t"}, policy,
+			corev1.SELinuxOptions{User: "u", Role: "r", Type: "t"},
+			policy,
 			Labels{"u:r:t:s0:c1,c2", "u:object_r:svirt_sandbox_file_t:s0:c1,c2"},
 		},
 		"the policy": {
-			corev1.SELinuxOptions{}, policy,
+			corev1.SELinuxOptions{},
+			policy,
 			Labels{"sys:role:svirt_lxc_net_t:s0:c1,c2", "sys:object_r:svirt_sandbox_file_t:s0:c1,c2"},
 		},
 		"a broken policy": {
-			corev1.SELinuxOptions{}, broken,
+			corev1.SELinuxOptions{},
+			broken,
 			Labels{"system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"},
 		},
 	} {

@@ -55,6 +55,13 @@ func ReadReport(stateDir string, now time.Time) (Report, error) {
 		return r, err
 	}
 	r.Manifests = manifestsOf(faults)
+	network, err := folder.ReadNetworkFault(stateDir)
+	if err != nil {
+		return r, err
+	}
+	if network != "" {
+		r.Complaints = append(r.Complaints, fmt.Errorf("containers cannot be connected: %s", network))
+	}
 	since, err := folder.Refreshed(stateDir)
 	if err != nil {
 		return r, err

@@ -58,7 +58,8 @@ spec:
 			Authenticated bool
 			User          struct{ Username string }
 		}
-	}) {
+	},
+	) {
 		t.Helper()
 		file := filepath.Join(t.TempDir(), "review.json")
 		if err := os.WriteFile(file, fmt.Appendf(nil, `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview",`+
