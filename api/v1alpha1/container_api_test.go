@@ -409,12 +409,12 @@ func TestContainerRules(t *testing.T) {
 		},
 		{
 			"volume of one kind", volume, image + "volumes: [{name: v}]",
-			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim, container and image",
 		},
 		{
 			"volume of one kind only", volume, image +
 				"volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]",
-			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container",
+			"set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim, container and image",
 		},
 		{
 			"dependsOn", image + "dependsOn: []", image + "dependsOn: [{name: db, condition: Started}]",
@@ -434,6 +434,25 @@ func TestContainerRules(t *testing.T) {
 			"named volume", image + "volumes: [{name: v, persistentVolumeClaim: {claimName: x, readOnly: true}}]",
 			image + "volumes: [{name: v, persistentVolumeClaim: {claimName: x}, emptyDir: {}}]",
 			"set exactly one of hostPath",
+		},
+		{
+			"image of a volume", image + "volumes: [{name: v, image: {reference: x, pullPolicy: Never}}]",
+			image + "volumes: [{name: v, image: {pullPolicy: Never}}]",
+			"spec.volumes[0].image.reference: Required value",
+		},
+		{
+			"file for the image of a volume", image + "volumes: [{name: v, image: {reference: oci-archive:/x.tar}}]",
+			image + "volumes: [{name: v, image: {reference: /x.tar}}]",
+			"reference is an image of a registry such as quay.io/team/model:1: for a file of the node write oci-archive:/FILE",
+		},
+		{
+			"pullPolicy of a volume", image + "volumes: [{name: v, image: {reference: x, pullPolicy: Always}}]",
+			image + "volumes: [{name: v, image: {reference: x, pullPolicy: Sometimes}}]",
+			`spec.volumes[0].image.pullPolicy: Unsupported value: "Sometimes"`,
+		},
+		{
+			"image beside another kind of volume", image + "volumes: [{name: v, image: {reference: x}}]",
+			image + "volumes: [{name: v, image: {reference: x}, emptyDir: {}}]", "set exactly one of hostPath",
 		},
 		{
 			"volume of another kind", image + "volumes: [{name: v, configMap: {name: x}}]",

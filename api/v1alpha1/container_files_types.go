@@ -45,7 +45,7 @@ const (
 
 // Volume is a named source of files of one kind.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected), has(self.persistentVolumeClaim), has(self.container)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container"
+// +kubebuilder:validation:XValidation:rule="[has(self.hostPath), has(self.emptyDir), has(self.configMap), has(self.secret), has(self.downwardAPI), has(self.projected), has(self.persistentVolumeClaim), has(self.container), has(self.image)].exists_one(x, x)",message="set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim, container and image"
 type Volume struct {
 	// name that volumeMounts refer to.
 	// +kubebuilder:validation:MinLength=1
@@ -92,6 +92,11 @@ type Volume struct {
 	// honoured by an agent without a cluster; a cluster refuses the field.
 	// +optional
 	Container *ContainerVolume `json:"container,omitempty"`
+
+	// image has the files of a container image, read-only. Each start of the container pulls it as
+	// its pullPolicy says, with imagePullSecrets.
+	// +optional
+	Image *ImageVolumeSource `json:"image,omitempty"`
 }
 
 // ContainerVolume is an emptyDir of another Container of the namespace.
@@ -104,6 +109,23 @@ type ContainerVolume struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Volume string `json:"volume"`
+}
+
+// ImageVolumeSource is the image that a volume has the files of.
+type ImageVolumeSource struct {
+	// reference as in spec.image: of a registry, such as quay.io/team/model:1, or
+	// oci-archive:FILE[:TAG], oci:DIR[:TAG] and docker-archive:FILE[:REFERENCE] for a file or
+	// directory of the node, which the Pod Security policy treats as a hostPath.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(oci|oci-archive|docker-archive):') || !self.matches('^[./~]|[.](tar|tgz|tar[.](gz|xz|bz2|zst))$')",message="reference is an image of a registry such as quay.io/team/model:1: for a file of the node write oci-archive:/FILE"
+	Reference string `json:"reference"`
+
+	// pullPolicy says when the image is pulled, or the archive read: Always, IfNotPresent or Never.
+	// Where it is absent, Always for the tag latest or no tag, else IfNotPresent.
+	// +optional
+	// +kubebuilder:validation:Enum=Always;IfNotPresent;Never
+	PullPolicy corev1.PullPolicy `json:"pullPolicy,omitempty"`
 }
 
 // ProjectedVolumeSource has the files of several sources in one directory. A file of a later source

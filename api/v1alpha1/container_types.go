@@ -445,6 +445,14 @@ type CompiledSpec struct {
 	Spec runtime.RawExtension `json:"spec"`
 }
 
+// VolumeImage is the image that a volume has.
+type VolumeImage struct {
+	// name of the volume.
+	Name string `json:"name"`
+	// imageID is the image reference with the digest of its manifest.
+	ImageID string `json:"imageID"`
+}
+
 // RunStatus is the agent's report of the container on its node; it stands in OCIBundle.status and
 // is mirrored into Container.status.
 type RunStatus struct {
@@ -455,6 +463,12 @@ type RunStatus struct {
 	// imageID is the image reference with the digest of its manifest.
 	// +optional
 	ImageID string `json:"imageID,omitempty"`
+
+	// volumeImages are the images of the volumes of the kind image.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	VolumeImages []VolumeImage `json:"volumeImages,omitempty"`
 
 	// ips are the addresses that the container has in its network: at most one of IPv4 and one of
 	// IPv6 in a network of the usual kind. A container in the node's network has none of its own.

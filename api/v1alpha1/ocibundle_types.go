@@ -72,7 +72,7 @@ type OCIBundleSpec struct {
 
 	// config is the compiled OCI runtime-spec document, but for what only the node knows. Relative
 	// paths in it (root.path, the sources of bind mounts) are relative to the bundle's directory:
-	// "rootfs", "volumes/NAME", "files/NAME", "subpaths/NUMBER".
+	// "rootfs", "volumes/NAME", "files/NAME", "images/NAME", "subpaths/NUMBER".
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
@@ -95,6 +95,13 @@ type OCIBundleSpec struct {
 	// for; absent where none does.
 	// +optional
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
+
+	// volumePullSecrets are the names of Secrets of the Container's namespace with credentials for the
+	// registries of volumes of the kind image.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	VolumePullSecrets []string `json:"volumePullSecrets,omitempty"`
 
 	// subPaths are the paths in volumes that the agent has to mount, since mounts of config name them.
 	// +optional

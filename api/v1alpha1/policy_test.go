@@ -481,6 +481,8 @@ func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 		{"image: oci-archive:/a.tar", "files of the node"},
 		{"image: docker-archive:/a.tar", "files of the node"},
 		{"image: oci:/a", "files of the node"},
+		{"image: x\nvolumes: [{name: v, image: {reference: 'oci-archive:/a.tar'}}]", "files of the node"},
+		{"image: x\nvolumes: [{name: v, emptyDir: {}}, {name: w, image: {reference: 'oci:/a'}}]", "files of the node"},
 	} {
 		wantForbidden(t, tc.spec, tc.message, func() error {
 			_, err := plain.Create(t.Context(), object(t, "Container", "x", tc.spec), dryRun)

@@ -438,7 +438,8 @@ func (r *stepRun) configMap(text string) {
 // is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
 	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected, waitForSecret,
-		refreshFiles, restartForObject, volumeOfClaim, joinedNetwork, volumeOfAnother, lentVolume) {
+		refreshFiles, restartForObject, volumeOfClaim, joinedNetwork, volumeOfAnother, lentVolume,
+		imageVolume) {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
 		})

@@ -24,7 +24,7 @@ const systemNamespace = "berth-system"
 // names that no object can have: the empty name in resourceNames would allow a list of all objects.
 func named(b *v1alpha1.OCIBundle) []environment.Object {
 	objects := slices.Concat(environment.References(b.Spec.Process.Env, b.Spec.Process.EnvFrom),
-		files.References(b.Spec.Volumes), environment.PullSecrets(b.Spec.Image))
+		files.References(b.Spec.Volumes), environment.PullSecrets(&b.Spec))
 	if hasTokens(b) {
 		objects = append(objects, environment.Object{Kind: kindAccount, Name: b.Spec.ServiceAccountName})
 	}

@@ -67,6 +67,7 @@ func TestRules(t *testing.T) {
 		bundle(func(b *v1alpha1.OCIBundle) {
 			b.Spec.Process.EnvFrom = []corev1.EnvFromSource{configMapSource("y")}
 			b.Spec.Image = &v1alpha1.BundleImage{PullSecrets: []string{"pull", "", "b"}}
+			b.Spec.VolumePullSecrets = []string{"pull", "volume"}
 			b.Spec.Volumes = []v1alpha1.Volume{
 				secretVolume("a"), secretVolume("b"), secretVolume(""), secretVolume("../x"), tokenVolume(),
 			}
@@ -82,13 +83,13 @@ func TestRules(t *testing.T) {
 	token := rule("serviceaccounts/token", "robot")
 	token.Verbs = []string{"create"}
 	want := []rbacv1.PolicyRule{
-		rule("configmaps", "y", "z"), rule("secrets", "a", "b", "pull"), token,
+		rule("configmaps", "y", "z"), rule("secrets", "a", "b", "pull", "volume"), token,
 	}
 	if got := rulesFor(bundles); !equality.Semantic.DeepEqual(got, want) {
 		t.Errorf("found %+v; want %+v", got, want)
 	}
 	if got := rulesFor(bundles[1:]); !equality.Semantic.DeepEqual(got, []rbacv1.PolicyRule{
-		rule("configmaps", "y"), rule("secrets", "a", "b", "pull"), token,
+		rule("configmaps", "y"), rule("secrets", "a", "b", "pull", "volume"), token,
 	}) {
 		t.Errorf("of the second alone: found %+v", got)
 	}

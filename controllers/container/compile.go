@@ -108,6 +108,7 @@ func (s *scope) keepRun(node, handler string) {
 			PullSecrets: next.Image.PullSecrets,
 		}
 	}
+	kept.VolumePullSecrets = next.VolumePullSecrets
 	s.desired, s.sameRun, s.profile = &kept, true, ""
 }
 

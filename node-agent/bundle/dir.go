@@ -148,9 +148,9 @@ func (d Dir) removeConfigFile() error {
 	return nil
 }
 
-// RootfsLeft reports whether UnmountRootfs has something to remove.
-func (d Dir) RootfsLeft() bool {
-	for _, name := range []string{"rootfs", "layers", "upper", "work"} {
+// ImagesLeft reports whether UnmountRootfs or UnmountImageVolumes has something to remove.
+func (d Dir) ImagesLeft() bool {
+	for _, name := range []string{"rootfs", "layers", "upper", "work", "images"} {
 		if _, err := os.Lstat(d.File(name)); err == nil {
 			return true
 		}
@@ -187,6 +187,9 @@ func (d Dir) Remove() error {
 		return err
 	}
 	if err := d.UnmountSubPaths(); err != nil {
+		return err
+	}
+	if err := d.UnmountImageVolumes(); err != nil {
 		return err
 	}
 	if err := d.RemoveVolumes(); err != nil {

@@ -20,20 +20,23 @@ type Users struct {
 	First     uint32
 }
 
+// Close closes the namespace. Nil has none.
+func (u *Users) Close() {
+	if u != nil {
+		_ = u.Namespace.Close()
+	}
+}
+
 // layersDir has the layers of an image with mapped ids while the overlay is mounted: overlayfs
 // takes only layers that are attached, before Linux 6.15.
 func (d Dir) layersDir() string { return d.File("layers") }
 
 // mapLayers mounts layers with other ids, and returns their new paths. The mounts are below one
-// mount, with which they go. The writable layer is new, and has these ids on disk: overlayfs
-// creates files in it as the node's root, whose id the container does not have.
+// mount, with which they go.
 func (d Dir) mapLayers(layers []string, users *Users) (mapped []string, err error) {
-	if err := os.Chown(d.File("upper"), int(users.First), int(users.First)); err != nil {
-		return nil, fmt.Errorf("make rootfs: %w", err)
-	}
 	top := d.layersDir()
 	if err := os.Mkdir(top, 0o700); err != nil {
-		return nil, fmt.Errorf("make rootfs: %w", err)
+		return nil, fmt.Errorf("map layers: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -42,18 +45,18 @@ func (d Dir) mapLayers(layers []string, users *Users) (mapped []string, err erro
 	}()
 	err = unix.Mount("berth", top, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700")
 	if err != nil {
-		return nil, fmt.Errorf("make rootfs: mount tmpfs: %w", err)
+		return nil, fmt.Errorf("map layers: mount tmpfs: %w", err)
 	}
 	if err := unix.Mount("", top, "", unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("make rootfs: mount: %w", err)
+		return nil, fmt.Errorf("map layers: mount: %w", err)
 	}
 	for i, layer := range layers {
 		at := filepath.Join(top, strconv.Itoa(i))
 		if err := os.Mkdir(at, 0o700); err != nil {
-			return nil, fmt.Errorf("make rootfs: %w", err)
+			return nil, fmt.Errorf("map layers: %w", err)
 		}
 		if err := bindMapped(layer, at, users, false); err != nil {
-			return nil, fmt.Errorf("make rootfs: %w", err)
+			return nil, fmt.Errorf("map layers: %w", err)
 		}
 		mapped = append(mapped, at)
 	}

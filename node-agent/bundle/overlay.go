@@ -45,11 +45,34 @@ func (d Dir) MountRootfs(layers []string, users *Users, label string) (err error
 	}
 
 	if users != nil {
+		// The writable layer is new, and has these ids on disk: overlayfs creates files in it as the
+		// node's root, whose id the container does not have.
+		if err := os.Chown(d.File("upper"), int(users.First), int(users.First)); err != nil {
+			return fmt.Errorf("make rootfs: %w", err)
+		}
 		if layers, err = d.mapLayers(layers, users); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, d.unmountLayers()) }()
 	}
+	o := overlay{at: d.Rootfs(), upper: d.File("upper"), work: d.File("work"), label: label}
+	if err := o.mount(layers); err != nil {
+		return fmt.Errorf("mount rootfs: %w", err)
+	}
+	return nil
+}
+
+// overlay is a mount of overlayfs to be.
+type overlay struct {
+	at string
+	// upper and work are the directories of the writable layer; "" for a mount that is read-only.
+	upper, work string
+	// label is the SELinux label of all files; "" for those of the layers.
+	label string
+}
+
+// mount mounts the overlay of layers, given lowest first.
+func (o overlay) mount(layers []string) (err error) {
 	// A layer is named by its descriptor, which also is short: a string of fsconfig(2) ends at 256
 	// bytes and all options of mount(2) together at a page.
 	fds := make([]int, 0, len(layers)+2)
@@ -72,18 +95,18 @@ func (d Dir) MountRootfs(layers []string, users *Users, label string) (err error
 			return err
 		}
 	}
-	upper, err := open(d.File("upper"))
-	if err != nil {
-		return err
+	if o.upper != "" {
+		if o.upper, err = open(o.upper); err != nil {
+			return err
+		}
+		if o.work, err = open(o.work); err != nil {
+			return err
+		}
 	}
-	work, err := open(d.File("work"))
-	if err != nil {
-		return err
-	}
-	err = d.mountNew(lower, upper, work, label)
+	err = o.mountNew(lower)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// Linux before 6.7 has no lowerdir+.
-		old := d.mountOld(lower, upper, work, label)
+		old := o.mountOld(lower)
 		if old == nil {
 			return nil
 		}
@@ -93,14 +116,14 @@ func (d Dir) MountRootfs(layers []string, users *Users, label string) (err error
 }
 
 // mountNew mounts the overlay with the mount API of Linux 5.2 and the option lowerdir+ of 6.7.
-func (d Dir) mountNew(lower []string, upper, work, label string) error {
+func (o overlay) mountNew(lower []string) error {
 	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("mount rootfs: fsopen overlay: %w", err)
+		return fmt.Errorf("fsopen overlay: %w", err)
 	}
 	defer unix.Close(fsfd)
 	explain := func(what string, err error) error {
-		return fmt.Errorf("mount rootfs: overlay: %s: %w%s", what, err, kernelLog(fsfd))
+		return fmt.Errorf("overlay: %s: %w%s", what, err, kernelLog(fsfd))
 	}
 	set := func(key, value string) error {
 		if err := unix.FsconfigSetString(fsfd, key, value); err != nil {
@@ -113,34 +136,38 @@ func (d Dir) mountNew(lower []string, upper, work, label string) error {
 			return err
 		}
 	}
-	if err := set("upperdir", upper); err != nil {
-		return err
-	}
-	if err := set("workdir", work); err != nil {
-		return err
-	}
 	if err := set("source", "berth"); err != nil {
 		return err
 	}
-	if label != "" {
-		if err := set("context", label); err != nil {
+	if o.label != "" {
+		if err := set("context", o.label); err != nil {
 			return err
 		}
 	}
-	// The upper layer never outlives its mount, so that syncing it is waste
-	// (Documentation/filesystems/overlayfs.rst, "Volatile mount").
-	if err := unix.FsconfigSetFlag(fsfd, "volatile"); err != nil {
-		return explain("volatile", err)
+	attributes := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID
+	if o.upper != "" {
+		attributes = 0
+		if err := set("upperdir", o.upper); err != nil {
+			return err
+		}
+		if err := set("workdir", o.work); err != nil {
+			return err
+		}
+		// The upper layer never outlives its mount, so that syncing it is waste
+		// (Documentation/filesystems/overlayfs.rst, "Volatile mount").
+		if err := unix.FsconfigSetFlag(fsfd, "volatile"); err != nil {
+			return explain("volatile", err)
+		}
 	}
 	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return explain("create", err)
 	}
-	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
+	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
 		return explain("fsmount", err)
 	}
 	defer unix.Close(mfd)
-	if err := unix.MoveMount(mfd, "", unix.AT_FDCWD, d.Rootfs(),
+	if err := unix.MoveMount(mfd, "", unix.AT_FDCWD, o.at,
 		unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return explain("move_mount", err)
 	}
@@ -148,18 +175,22 @@ func (d Dir) mountNew(lower []string, upper, work, label string) error {
 }
 
 // mountOld mounts the overlay with mount(2); its options take a page, which is some 180 layers.
-func (d Dir) mountOld(lower []string, upper, work, label string) error {
-	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + upper + ",workdir=" + work +
-		",volatile"
-	if label != "" {
-		options += contextOption(label)
+func (o overlay) mountOld(lower []string) error {
+	options, flags := "lowerdir="+strings.Join(lower, ":"),
+		uintptr(unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID)
+	if o.upper != "" {
+		options, flags = options+",upperdir="+o.upper+",workdir="+o.work+",volatile", 0
+	}
+	if o.label != "" {
+		options += contextOption(o.label)
 	}
 	if len(options) >= os.Getpagesize() {
 		return fmt.Errorf(
-			"mount rootfs: found %d layers; allowed: as many as fit %d bytes of options, or Linux 6.7 or newer", len(lower), os.Getpagesize())
+			"found %d layers; allowed: as many as fit %d bytes of options, or Linux 6.7 or newer",
+			len(lower), os.Getpagesize())
 	}
-	if err := unix.Mount("berth", d.Rootfs(), "overlay", 0, options); err != nil {
-		return fmt.Errorf("mount rootfs: overlay: %w", err)
+	if err := unix.Mount("berth", o.at, "overlay", flags, options); err != nil {
+		return fmt.Errorf("overlay: %w", err)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/oci/files"
+	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/scoped"
 )
@@ -24,8 +25,8 @@ import (
 func (d Dir) subPathsDir() string { return d.File("subpaths") }
 
 // MountSubPaths mounts paths in volumes where the document expects them, and unmounts the paths of
-// an earlier run first. It creates a directory that does not exist, except in a volume of files. If
-// it fails, it leaves such directories and nothing else.
+// an earlier run first. It creates a directory that does not exist, except in a volume of files or
+// of an image. If it fails, it leaves such directories and nothing else.
 //
 // A volume is hostile: containers write to it, also at this moment. A path is opened beneath the
 // volume, and the opened file is mounted, so no link leads outside. New mounts of the node appear
@@ -63,7 +64,7 @@ func (d Dir) MountSubPaths(
 // show the path of s, since a variable may have the value of a Secret.
 func (d Dir) mountSubPath(s *v1alpha1.BundleSubPath, in string) error {
 	source, target := s.Source, filepath.Join(d.subPathsDir(), strconv.Itoa(int(s.Mount)))
-	ofFiles := strings.HasPrefix(source, files.Directory(""))
+	readOnly := strings.HasPrefix(source, files.Directory("")) || merge.OfImageVolume(source, nil)
 	if !filepath.IsAbs(source) {
 		source = d.File(source)
 	}
@@ -73,11 +74,11 @@ func (d Dir) mountSubPath(s *v1alpha1.BundleSubPath, in string) error {
 	}
 	defer unix.Close(volume)
 	fd, err := beneath(volume, in, unix.O_PATH)
-	if errors.Is(err, unix.ENOENT) && !ofFiles {
+	if errors.Is(err, unix.ENOENT) && !readOnly {
 		fd, err = makeBeneath(volume, in)
 	}
 	if err != nil {
-		return subPathError(s.Path, ofFiles, err)
+		return subPathError(s.Path, readOnly, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
@@ -96,12 +97,12 @@ func (d Dir) mountSubPath(s *v1alpha1.BundleSubPath, in string) error {
 }
 
 // subPathError returns the error of opening a path in a volume.
-func subPathError(in string, ofFiles bool, err error) error {
+func subPathError(in string, readOnly bool, err error) error {
 	switch {
 	case errors.Is(err, unix.EXDEV):
 		return fmt.Errorf(
 			"found %q, which a symbolic link leads out of the volume; allowed: a path in the volume", in)
-	case errors.Is(err, unix.ENOENT) && ofFiles:
+	case errors.Is(err, unix.ENOENT) && readOnly:
 		return fmt.Errorf("found no %q in the volume; allowed: the path of one of its files", in)
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP):
 		return fmt.Errorf("found %q, on which a symbolic link leads nowhere; allowed: a path in the volume",

@@ -108,6 +108,9 @@ type Container struct {
 	ObjectsDigest string
 	// Image is nil for a container with a directory of the node for its root filesystem.
 	Image *Image
+	// VolumeImages are the images of volumes, by the names of the volumes; nil if they are not known
+	// yet.
+	VolumeImages map[string]*Image
 	// Users is the first id of the range that the container has; 0 for the node's own ids.
 	// UserNamespace is the path of its user namespace; "" if the runtime creates one.
 	Users         uint32
@@ -231,6 +234,7 @@ func Stages(c Config) List {
 		usersStage{c.Users},
 		rootfsStage{},
 		volumesStage{shares},
+		imageVolumesStage{},
 		document,
 		networkStage{c.Networks, joins},
 		addressesStage{variables, document},

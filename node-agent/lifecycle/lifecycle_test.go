@@ -171,7 +171,7 @@ func TestReleaseIsRepeatable(t *testing.T) {
 		if err := n.stages.Release(t.Context(), n.next(), PerRun); err != nil {
 			t.Fatal(err)
 		}
-		if n.super.container || dir.RootfsLeft() {
+		if n.super.container || dir.ImagesLeft() {
 			t.Error("the container or its writable layer is left after the run")
 		}
 		if !there(filepath.Join(dir.Volume("data"), "kept")) || !there(filepath.Dir(n.c.LogPath)) {
@@ -239,7 +239,7 @@ func TestEnsureAfterAFailure(t *testing.T) {
 	if err := n.stages.Release(t.Context(), n.next(), PerRun); err != nil {
 		t.Fatal(err)
 	}
-	if !there(n.c.Dir.Volume("data")) || n.c.Dir.RootfsLeft() {
+	if !there(n.c.Dir.Volume("data")) || n.c.Dir.ImagesLeft() {
 		t.Error("the volume went, or the writable layer stayed")
 	}
 	delete(n.super.fail, "start")

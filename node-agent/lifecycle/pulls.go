@@ -4,6 +4,8 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,8 +57,32 @@ type Pulls struct {
 	closed bool
 	// underWay are the pulls that another container may join.
 	underWay map[PullRequest]*pull
-	// wants are the pulls that containers wait for, by the container's id.
-	wants map[string]*want
+	// wants are the pulls that containers wait for, by the container's id and the field that names the
+	// image.
+	wants map[string]map[string]*want
+}
+
+// WantedImage is an image that a container wants.
+type WantedImage struct {
+	PullRequest
+	// Field is the path of the volume below spec; "" for the image of the container itself.
+	Field string
+}
+
+// named returns a text about the image with the field that names it.
+func (i *WantedImage) named(text string) string {
+	if i.Field == "" {
+		return text
+	}
+	return i.Field + ": " + text
+}
+
+// failed returns the error of pulling the image, with the field that names it.
+func (i *WantedImage) failed(err error) error {
+	if i.Field == "" {
+		return err
+	}
+	return fmt.Errorf("%s: %w", i.Field, err)
 }
 
 // pull is one pull. image and err are set before done is closed.
@@ -74,8 +100,18 @@ type want struct {
 	pull *pull
 	// wake is called when the pull ends; nil while the container's worker waits itself.
 	wake func()
-	// taken is set once the container has got the image, which stays on the node until leave.
+	// taken is set once the container has got its images, which stay on the node until leave.
 	taken bool
+}
+
+// ended reports whether the pull has ended.
+func (w *want) ended() bool {
+	select {
+	case <-w.pull.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // NewPulls returns Pulls that fetch from images. progress says how far the pull of a reference is;
@@ -83,7 +119,7 @@ type want struct {
 func NewPulls(images Images, progress func(reference string) string) *Pulls {
 	return &Pulls{
 		images: images, progress: progress, briefly: briefly,
-		underWay: map[PullRequest]*pull{}, wants: map[string]*want{},
+		underWay: map[PullRequest]*pull{}, wants: map[string]map[string]*want{},
 	}
 }
 
@@ -91,65 +127,93 @@ func NewPulls(images Images, progress func(reference string) string) *Pulls {
 // found within that time, and the container then needs no second look.
 const briefly = 50 * time.Millisecond
 
-// get returns the image, or a *Pending if it takes longer: then wake is called when the pull has
-// ended, and get is to be called again. A container that asks for another image than before leaves
-// the pull of that. The image stays on the node until the caller has called leave.
-func (p *Pulls) get(ctx context.Context, id string, r PullRequest, wake func()) (*Image, error) {
-	w, joined := p.join(id, r)
-	pl := w.pull
+// get returns the images in their order, or a *Pending if one takes longer: then wake is called
+// when its pull has ended, and get is to be called again with all. A container that asks for other
+// images than before leaves the pulls of those. If one fails, the container leaves all. The images
+// stay on the node until the caller has called leave.
+func (p *Pulls) get(ctx context.Context, id string, images []WantedImage, wake func()) ([]*Image,
+	error,
+) {
+	wants, joined := p.join(id, images)
 	if joined {
-		timer := time.NewTimer(p.briefly)
-		defer timer.Stop()
-		select {
-		case <-pl.done:
-		case <-timer.C:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := p.await(ctx, wants); err != nil {
+			return nil, err
 		}
 	}
-	if p.waits(w, wake) {
-		message := "pulling " + r.Reference
-		if p.progress != nil {
-			if text := p.progress(r.Reference); text != "" {
-				message += ": " + text
-			}
-		}
-		return nil, &Pending{
-			Condition: v1alpha1.ConditionImageReady, Reason: v1alpha1.ReasonPulling, Message: message,
-		}
-	}
-	if pl.err != nil {
+	failed, underWay := p.unready(wants, wake)
+	if failed >= 0 {
 		p.leave(id)
 		// It names the image. A full disk is the image's fault, too: it is not to be fetched again
 		// and again in vain, so the back-off holds.
-		return nil, &StageError{Reason: v1alpha1.ReasonImagePullFailed, Err: pl.err}
+		return nil, &StageError{
+			Reason: v1alpha1.ReasonImagePullFailed, Err: images[failed].failed(wants[failed].pull.err),
+		}
 	}
-	p.mu.Lock()
-	w.taken = true
-	p.mu.Unlock()
-	return pl.image, nil
+	if underWay >= 0 {
+		return nil, p.pending(&images[underWay])
+	}
+	var out []*Image
+	for _, w := range wants {
+		out = append(out, w.pull.image)
+	}
+	return out, nil
 }
 
-// join adds the container to those that wait for the pull, which it begins if there is none. joined
-// is false if the container wanted it already.
-func (p *Pulls) join(id string, r PullRequest) (w *want, joined bool) {
+// await waits briefly for the end of pulls.
+func (p *Pulls) await(ctx context.Context, wants []*want) error {
+	timer := time.NewTimer(p.briefly)
+	defer timer.Stop()
+	for _, w := range wants {
+		select {
+		case <-w.pull.done:
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// pending returns how far the pull of an image is.
+func (p *Pulls) pending(i *WantedImage) *Pending {
+	message := "pulling " + i.Reference
+	if p.progress != nil {
+		if text := p.progress(i.Reference); text != "" {
+			message += ": " + text
+		}
+	}
+	return &Pending{
+		Condition: v1alpha1.ConditionImageReady, Reason: v1alpha1.ReasonPulling,
+		Message: i.named(message),
+	}
+}
+
+// join adds the container to those that wait for the pulls, which it begins if there are none.
+// joined is false if the container wanted all of them already.
+func (p *Pulls) join(id string, images []WantedImage) (wants []*want, joined bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	before := p.wants[id]
-	if before != nil && before.pull.request == r && !before.taken {
-		return before, false
+	before, now := p.wants[id], map[string]*want{}
+	for _, i := range images {
+		w := before[i.Field]
+		if w != nil && w.pull.request == i.PullRequest && !w.taken {
+			delete(before, i.Field)
+		} else {
+			pl := p.underWay[i.PullRequest]
+			if pl == nil {
+				pl = p.begin(i.PullRequest)
+			}
+			pl.users++
+			w, joined = &want{pull: pl}, true
+		}
+		now[i.Field], wants = w, append(wants, w)
 	}
-	pl := p.underWay[r]
-	if pl == nil {
-		pl = p.begin(r)
+	p.wants[id] = now
+	for _, w := range before {
+		p.drop(w.pull)
 	}
-	pl.users++
-	w = &want{pull: pl}
-	p.wants[id] = w
-	if before != nil {
-		p.drop(before.pull)
-	}
-	return w, true
+	return wants, joined
 }
 
 // begin begins a pull. p.mu is held.
@@ -179,33 +243,38 @@ func (p *Pulls) end(pl *pull) (wakes []func()) {
 	if pl.users == 0 {
 		pl.release()
 	}
-	for _, w := range p.wants {
-		if w.pull == pl && w.wake != nil {
-			wakes = append(wakes, w.wake)
+	for _, wants := range p.wants {
+		// A container that wants the image twice is woken once.
+		for _, w := range wants {
+			if w.pull == pl && w.wake != nil {
+				wakes = append(wakes, w.wake)
+				break
+			}
 		}
 	}
 	return wakes
 }
 
-// waits reports whether the pull is still under way, and then sees to it that wake is called.
-func (p *Pulls) waits(w *want, wake func()) bool {
+// unready returns the numbers of the first pull that has failed and of the first that is under way;
+// -1 for none. If one is under way, wake is called when it ends. If none is, the images are taken.
+func (p *Pulls) unready(wants []*want, wake func()) (failed, underWay int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-w.pull.done:
-		return false
-	default:
+	failed = slices.IndexFunc(wants, func(w *want) bool { return w.ended() && w.pull.err != nil })
+	underWay = slices.IndexFunc(wants, func(w *want) bool { return !w.ended() })
+	for _, w := range wants {
+		w.wake, w.taken = wake, underWay < 0
 	}
-	w.wake = wake
-	return true
+	return failed, underWay
 }
 
 // leave ends the interest of a container. A pull that nobody else wants is cancelled.
 func (p *Pulls) leave(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w := p.wants[id]; w != nil {
-		delete(p.wants, id)
+	wants := p.wants[id]
+	delete(p.wants, id)
+	for _, w := range wants {
 		p.drop(w.pull)
 	}
 }

@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ type heldImages struct {
 	end          chan error
 	underWay     atomic.Int32
 	release      func(reference string) // optional
+	ends         map[string]chan error  // of a reference; optional
 }
 
 func newHeldImages() *heldImages {
@@ -35,8 +37,12 @@ func (h *heldImages) Ensure(ctx context.Context, r PullRequest) (*Image, error) 
 	h.underWay.Add(1)
 	defer h.underWay.Add(-1)
 	h.begun <- reference
+	end := h.end
+	if h.ends != nil {
+		end = h.ends[reference]
+	}
 	select {
-	case err := <-h.end:
+	case err := <-end:
 		img := &Image{ID: reference}
 		if h.release != nil {
 			img.Release = func() { h.release(reference) }
@@ -98,7 +104,8 @@ func newPuller(t *testing.T) *puller {
 // want makes a container ask for an image that is still being pulled.
 func (p *puller) want(id, reference string) {
 	p.t.Helper()
-	_, err := p.get(p.t.Context(), id, PullRequest{Reference: reference}, func() { p.woken <- id })
+	_, err := p.get(p.t.Context(), id, one(PullRequest{Reference: reference}),
+		func() { p.woken <- id })
 	var pending *Pending
 	if !errors.As(err, &pending) || pending.Reason != v1alpha1.ReasonPulling ||
 		pending.Message != "pulling "+reference+": 1%" {
@@ -109,11 +116,14 @@ func (p *puller) want(id, reference string) {
 // gets asserts that the container has its image now.
 func (p *puller) gets(id, reference string) {
 	p.t.Helper()
-	img, err := p.get(p.t.Context(), id, PullRequest{Reference: reference}, nil)
-	if err != nil || img.ID != reference {
-		p.t.Fatalf("found %+v, %v", img, err)
+	images, err := p.get(p.t.Context(), id, one(PullRequest{Reference: reference}), nil)
+	if err != nil || len(images) != 1 || images[0].ID != reference {
+		p.t.Fatalf("found %+v, %v", images, err)
 	}
 }
+
+// one returns the list of a container that wants one image.
+func one(r PullRequest) []WantedImage { return []WantedImage{{PullRequest: r}} }
 
 // wakes waits until two containers are woken.
 func (p *puller) wakes(one, other string) {
@@ -160,7 +170,7 @@ func TestPullIsNotShared(t *testing.T) {
 	p := newPuller(t)
 	p.want("a", "x:1")
 	receive(t, p.images.begun, "x:1")
-	_, err := p.get(t.Context(), "b", PullRequest{Reference: "x:1", Policy: corev1.PullAlways},
+	_, err := p.get(t.Context(), "b", one(PullRequest{Reference: "x:1", Policy: corev1.PullAlways}),
 		func() {})
 	if err == nil {
 		t.Fatal("found an image")
@@ -180,7 +190,7 @@ func TestPullFails(t *testing.T) {
 	p.wakes("a", "b")
 	for _, id := range []string{"a", "b"} {
 		var fault *StageError
-		_, err := p.get(t.Context(), id, PullRequest{Reference: "x:1"}, nil)
+		_, err := p.get(t.Context(), id, one(PullRequest{Reference: "x:1"}), nil)
 		if !errors.As(err, &fault) || fault.Reason != v1alpha1.ReasonImagePullFailed ||
 			!errors.Is(err, denied) {
 			t.Errorf("found %v", err)
@@ -235,9 +245,10 @@ func TestPullOfPresentImage(t *testing.T) {
 	p := newPuller(t)
 	p.briefly = time.Minute
 	go func() { p.images.end <- nil }()
-	img, err := p.get(t.Context(), "a", PullRequest{Reference: "x:1"}, func() { p.woken <- "a" })
-	if err != nil || img.ID != "x:1" {
-		t.Fatalf("found %+v, %v", img, err)
+	images, err := p.get(t.Context(), "a", one(PullRequest{Reference: "x:1"}),
+		func() { p.woken <- "a" })
+	if err != nil || len(images) != 1 || images[0].ID != "x:1" {
+		t.Fatalf("found %+v, %v", images, err)
 	}
 	holds(t, p.woken, "woken")
 }
@@ -261,4 +272,100 @@ func TestPullsReleaseImages(t *testing.T) {
 	holds(t, released, "released before b has left")
 	p.leave("b")
 	receive(t, released, "x:1")
+}
+
+// severalImages is an image of a container, and those of two volumes, which have the same.
+func severalImages() []WantedImage {
+	return []WantedImage{
+		{PullRequest: PullRequest{Reference: "x:1"}},
+		{PullRequest{Reference: "v:1"}, "volumes[0].image"},
+		{PullRequest{Reference: "v:1"}, "volumes[2].image"},
+	}
+}
+
+// TestPullsOfVolumes: the images of a container are pulled at the same time, two volumes share a
+// pull, and none is pulled again while the container waits for another. The images stay on the node
+// until the container has left.
+func TestPullsOfVolumes(t *testing.T) {
+	leaktest.Check(t)
+	p := newPuller(t)
+	released := make(chan string, 10)
+	p.images.release = func(reference string) { released <- reference }
+	ends := map[string]chan error{"x:1": make(chan error), "v:1": make(chan error)}
+	p.images.ends = ends
+	get := func() ([]*Image, error) {
+		return p.get(t.Context(), "a", severalImages(), func() { p.woken <- "a" })
+	}
+	waits := func(want string) {
+		t.Helper()
+		var pending *Pending
+		if _, err := get(); !errors.As(err, &pending) || pending.Message != want ||
+			pending.Condition != v1alpha1.ConditionImageReady {
+			t.Fatalf("found %v; want %q", err, want)
+		}
+	}
+	waits("pulling x:1: 1%")
+	begun := []string{<-p.images.begun, <-p.images.begun}
+	if slices.Sort(begun); !slices.Equal(begun, []string{"v:1", "x:1"}) {
+		t.Fatalf("found the pulls %v", begun)
+	}
+	ends["x:1"] <- nil
+	receive(t, p.woken, "a")
+	waits("volumes[0].image: pulling v:1: 1%")
+	holds(t, p.images.begun, "it is pulled twice")
+	ends["v:1"] <- nil
+	receive(t, p.woken, "a")
+	images, err := get()
+	if err != nil || len(images) != 3 || images[0].ID != "x:1" || images[1].ID != "v:1" ||
+		images[2].ID != "v:1" {
+		t.Fatalf("found %+v, %v", images, err)
+	}
+	holds(t, p.woken, "woken twice by one pull")
+	holds(t, p.images.begun, "it is pulled twice")
+	holds(t, released, "released before the container has left")
+	p.leave("a")
+	gone := []string{<-released, <-released}
+	if slices.Sort(gone); !slices.Equal(gone, []string{"v:1", "x:1"}) {
+		t.Errorf("released %v", gone)
+	}
+	holds(t, released, "released twice")
+}
+
+// TestPullOfVolumeFails: the error names the volume, and the container leaves its other pulls. One
+// that has no such volume any more does not wait for its image.
+func TestPullOfVolumeFails(t *testing.T) {
+	leaktest.Check(t)
+	p := newPuller(t)
+	ends := map[string]chan error{"x:1": make(chan error), "v:1": make(chan error)}
+	p.images.ends = ends
+	get := func(images []WantedImage) error {
+		_, err := p.get(t.Context(), "a", images, func() { p.woken <- "a" })
+		return err
+	}
+	var pending *Pending
+	if err := get(severalImages()); !errors.As(err, &pending) {
+		t.Fatalf("found %v", err)
+	}
+	denied := errors.New("denied")
+	ends["v:1"] <- denied
+	receive(t, p.woken, "a")
+	var fault *StageError
+	if err := get(severalImages()); !errors.As(err, &fault) || !errors.Is(err, denied) ||
+		fault.Reason != v1alpha1.ReasonImagePullFailed || err.Error() != "volumes[0].image: denied" {
+		t.Fatalf("found %v", err)
+	}
+	receive(t, p.images.given, "x:1")
+
+	if err := get(severalImages()); !errors.As(err, &pending) {
+		t.Fatalf("found %v", err)
+	}
+	if err := get(severalImages()[:1]); !errors.As(err, &pending) {
+		t.Fatalf("found %v", err)
+	}
+	receive(t, p.images.given, "v:1")
+	ends["x:1"] <- nil
+	receive(t, p.woken, "a")
+	if err := get(severalImages()[:1]); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -35,10 +35,17 @@ func packSecrets(secrets []PullSecret) (string, error) {
 	return string(text), err
 }
 
-// pullSecrets returns the Secrets with which the image of a container is pulled, packed.
-func (s environmentStage) pullSecrets(c *Container) (string, error) {
-	secrets := environment.PullSecrets(c.Bundle.Spec.Image)
-	if err := s.readable(c, "image.pullSecrets", secrets); err != nil {
+// pullSecrets returns the Secrets with which images of a container are pulled, packed; "" for no
+// names. path is the field that has the names.
+func (s environmentStage) pullSecrets(c *Container, path string, names []string) (string, error) {
+	if len(names) == 0 {
+		return "", nil
+	}
+	var secrets []environment.Object
+	for _, name := range names {
+		secrets = append(secrets, environment.Object{Kind: environment.KindSecret, Name: name})
+	}
+	if err := s.readable(c, path, secrets); err != nil {
 		return "", err
 	}
 	namespace := c.Bundle.Owner().Namespace

@@ -26,15 +26,11 @@ func (rootfsStage) Name() string { return RootfsStage }
 func (rootfsStage) Scope() Scope { return PerRun }
 
 func (rootfsStage) Ensure(_ context.Context, c *Container) error {
-	var users *bundle.Users
-	if c.Users != 0 {
-		namespace, err := userns.New(c.Users)
-		if err != nil {
-			return err
-		}
-		defer namespace.Close()
-		users = &bundle.Users{Namespace: namespace, First: c.Users}
+	users, err := fileUsers(c)
+	if err != nil {
+		return err
 	}
+	defer users.Close()
 	if c.Image != nil {
 		if err := c.Dir.MountRootfs(c.Image.Layers, users, c.Labels.File); err != nil {
 			return ownFiles(err)
@@ -52,6 +48,18 @@ func (rootfsStage) Ensure(_ context.Context, c *Container) error {
 	}
 	c.Rootfs = c.Dir.Rootfs()
 	return ownFiles(c.Dir.BindRootfs(path, users))
+}
+
+// fileUsers returns the ids that the files of a container get, to be closed; nil for those on disk.
+func fileUsers(c *Container) (*bundle.Users, error) {
+	if c.Users == 0 {
+		return nil, nil
+	}
+	namespace, err := userns.New(c.Users)
+	if err != nil {
+		return nil, err
+	}
+	return &bundle.Users{Namespace: namespace, First: c.Users}, nil
 }
 
 // Release throws the writable layer away.

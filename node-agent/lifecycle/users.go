@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/node-agent/userns"
 )
 
@@ -64,8 +65,8 @@ func (mappedStage) Ensure(_ context.Context, c *Container) error {
 	})
 	for i := range c.Spec.Mounts {
 		m := &c.Spec.Mounts[i]
-		if m.Type != "bind" {
-			continue
+		if m.Type != "bind" || merge.OfImageVolume(m.Source, c.Bundle.Spec.SubPaths) {
+			continue // or its layers are mapped already
 		}
 		m.UIDMappings, m.GIDMappings = mappings, mappings
 		m.Options = append(slices.Clone(m.Options), "ridmap")

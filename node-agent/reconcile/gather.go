@@ -47,7 +47,7 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			return in, err
 		default:
 			dir := s.Bundles.Dir(in.Record.ID)
-			in.RootfsLeft = in.Record.State == stateEnded && (dir.RootfsLeft() || dir.SharesLeft())
+			in.RootfsLeft = in.Record.State == stateEnded && (dir.ImagesLeft() || dir.SharesLeft())
 		}
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()

@@ -44,7 +44,7 @@ func imageUses(d bundle.Dir) ([]image.Use, error) {
 		return nil, err
 	}
 	if r == nil {
-		if d.RootfsLeft() {
+		if d.ImagesLeft() {
 			return nil, fmt.Errorf("found no record of the container in %s; allowed: one that names its image",
 				d.Path())
 		}
@@ -54,6 +54,9 @@ func imageUses(d bundle.Dir) ([]image.Use, error) {
 	by := displayKey(r.Key)
 	if r.ImageID != "" {
 		out = append(out, image.Use{By: by, Manifest: manifestOf(r.ImageID)})
+	}
+	for _, v := range r.VolumeImages {
+		out = append(out, image.Use{By: by, Manifest: manifestOf(v.ImageID)})
 	}
 	// It starts, or may start again: by then, the name may lead to another image than the one that
 	// it has, or the accepted spec may name another one.
@@ -69,6 +72,11 @@ func imageUses(d bundle.Dir) ([]image.Use, error) {
 func imagesOf(b *v1alpha1.OCIBundle) (references []string) {
 	if b.Spec.Image != nil {
 		references = append(references, b.Spec.Image.Reference)
+	}
+	for _, v := range b.Spec.Volumes {
+		if v.Image != nil {
+			references = append(references, v.Image.Reference)
+		}
 	}
 	return references
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// TestImageUses: the images of all containers are in use, and those that start will have theirs. If
+// TestImageUses: the images of all containers and of their volumes are in use, and those that start will have theirs. If
 // a record cannot be read, nothing is known.
 func TestImageUses(t *testing.T) {
 	leaktest.Check(t)
@@ -28,6 +28,9 @@ func TestImageUses(t *testing.T) {
 		{ID: "runs", State: stateRunning, ImageID: "x:1@" + digest},
 		{ID: "starts", State: stateStarting},
 		{ID: "stopped", State: stateEnded, ImageID: "x:1@" + digest},
+		{ID: "volume", State: stateRunning, VolumeImages: []v1alpha1.VolumeImage{
+			{Name: "v", ImageID: "v:1@" + digest},
+		}},
 	} {
 		r.Key = source.Key{Namespace: "default", Name: r.ID}
 		d := root.Dir(r.ID)
@@ -36,6 +39,11 @@ func TestImageUses(t *testing.T) {
 		}
 		b := &v1alpha1.OCIBundle{}
 		b.Spec.Image = &v1alpha1.BundleImage{Reference: "x:2"}
+		if r.VolumeImages != nil {
+			b.Spec.Volumes = []v1alpha1.Volume{
+				{Name: "e"}, {Name: "v", Image: &v1alpha1.ImageVolumeSource{Reference: "v:2"}},
+			}
+		}
 		if err := writeDesired(d, b, bundle.Dir.Replace); err != nil {
 			t.Fatal(err)
 		}
@@ -51,11 +59,12 @@ func TestImageUses(t *testing.T) {
 	for _, use := range uses {
 		got = append(got, strings.Trim(fmt.Sprint(use.By, " ", use.Manifest, use.Reference), " "))
 	}
-	want := "runs " + digest + ", runs x:2, starts x:2, stopped " + digest + ", stopped x:2"
+	want := "runs " + digest + ", runs x:2, starts x:2, stopped " + digest + ", stopped x:2" +
+		", volume " + digest + ", volume x:2, volume v:2"
 	if strings.Join(got, ", ") != want {
 		t.Errorf("found %q; want %q", got, want)
 	}
-	for name, text := range map[string]string{"record.json": "{", "rootfs": ""} {
+	for name, text := range map[string]string{"record.json": "{", "rootfs": "", "images": ""} {
 		d := root.Dir("damaged")
 		if err := d.Make(); err != nil {
 			t.Fatal(err)

@@ -26,7 +26,7 @@ func (s *Syncer) make(ctx context.Context, w *worker, in *Input) error {
 	c.Bundle = in.Desired
 	c.Commit = func() error {
 		err := s.update(in.Record, func(r *Record) {
-			r.noteImage(c)
+			r.noteImages(c)
 			r.Launch = s.BootClock()
 		})
 		c.Flushed = s.Bundles.Journal().BeginFlush()
@@ -97,7 +97,7 @@ func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, 
 		"container", r.Key.String(), "stage", fault.Stage, "error", err)
 	s.note(r, func(r *Record) {
 		r.unstart()
-		r.noteImage(c)
+		r.noteImages(c)
 		r.Failure = &failure{
 			Reason: fault.Reason, Message: err.Error(),
 			Rootfs:      fault.Stage == lifecycle.RootfsStage && c.Image == nil,
@@ -115,10 +115,19 @@ func (s *Syncer) release(ctx context.Context, c *lifecycle.Container, scope life
 	return s.stages.Release(clean, c, scope)
 }
 
-// noteImage records the facts about an image that a later agent needs.
-func (r *Record) noteImage(c *lifecycle.Container) {
+// noteImages records the facts about images that a later agent needs.
+func (r *Record) noteImages(c *lifecycle.Container) {
 	if c.Image != nil {
 		r.ImageID, r.StopSignal = c.Image.ID, c.Image.Config.StopSignal
+	}
+	if c.VolumeImages == nil {
+		return
+	}
+	r.VolumeImages = nil
+	for _, v := range c.Bundle.Spec.Volumes {
+		if i := c.VolumeImages[v.Name]; i != nil {
+			r.VolumeImages = append(r.VolumeImages, v1alpha1.VolumeImage{Name: v.Name, ImageID: i.ID})
+		}
 	}
 }
 

@@ -104,6 +104,8 @@ type Record struct {
 
 	// ImageID is the reference with the digest of the image's manifest.
 	ImageID string `json:"imageID,omitempty"`
+	// VolumeImages is the same for volumes with an image, in the order of the volumes.
+	VolumeImages []v1alpha1.VolumeImage `json:"volumeImages,omitempty"`
 	// StopSignal of the image; empty is SIGTERM.
 	StopSignal string `json:"stopSignal,omitempty"`
 	// GraceSeconds between the stop signal and SIGKILL.

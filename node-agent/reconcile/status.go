@@ -71,7 +71,7 @@ func (s *statusOf) facts() {
 	if r.ID != "" {
 		s.out.ContainerID = containerURL(r.ID)
 	}
-	s.out.ImageID = r.ImageID
+	s.out.ImageID, s.out.VolumeImages = r.ImageID, slices.Clone(r.VolumeImages)
 	s.out.IPs = slices.Clone(r.IPs)
 	s.out.RestartCount = r.Restarts
 	if r.State == stateStarting && r.Before != nil {

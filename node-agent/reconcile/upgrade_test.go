@@ -319,7 +319,7 @@ func TestHashHasEveryField(t *testing.T) {
 		"ContainerRef": true, "Former": true, "NodeName": true, "RestartPolicy": true,
 		"TerminationGracePeriodSeconds": true, "RestartBackOff": true, "Requests": true,
 		"CompiledGeneration": true, "MinAgentRevision": true, "Downward": true,
-		"OnConfigChange": true, "ConfigChangeSignal": true, "DependsOn": true,
+		"OnConfigChange": true, "ConfigChangeSignal": true, "DependsOn": true, "VolumePullSecrets": true,
 		"SeccompProfile": true, // the source puts it into config
 	}
 	spec := v1alpha1.OCIBundleSpec{Config: runtime.RawExtension{Raw: []byte(`{}`)}}

@@ -101,6 +101,7 @@ func TestSamples(t *testing.T) {
 		"environment":     {"Ready", "Started"},
 		"fsgroup":         {"Ready", "Completed"},
 		"hello":           {"Ready", "Started"},
+		"imagevolume":     {"Ready", "Completed"},
 		"isolated":        {"Ready", "Completed"},
 		"limits":          {"Ready", "Completed"},
 		"job":             {"Ready", "Completed"},

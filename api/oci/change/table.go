@@ -39,6 +39,7 @@ func table() map[string]entry {
 		// For the next container that is created.
 		"image.pullPolicy":  none,
 		"image.pullSecrets": none,
+		"volumePullSecrets": none,
 
 		"restartPolicy":                 agent,
 		"onConfigChange":                agent,

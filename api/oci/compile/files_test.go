@@ -87,6 +87,25 @@ func fileCases() map[string]fieldCase {
 				Name: "e", Container: &v1alpha1.ContainerVolume{Name: "web", Volume: "data"},
 			}
 		}),
+		"volumes[].image.reference": {
+			arrives: arrives{"volumes[x].name": `"x"`, "volumes[x].image.reference": `"x:1"`},
+			set: func(s *spec) {
+				s.Volumes = append(s.Volumes, v1alpha1.Volume{
+					Name: "x", Image: &v1alpha1.ImageVolumeSource{Reference: "x:1"},
+				})
+			},
+		},
+		"volumes[].image.pullPolicy": {
+			arrives: arrives{
+				"volumes[x].name": `"x"`, "volumes[x].image.reference": `"x:1"`,
+				"volumes[x].image.pullPolicy": `"Never"`,
+			},
+			set: func(s *spec) {
+				s.Volumes = append(s.Volumes, v1alpha1.Volume{Name: "x", Image: &v1alpha1.ImageVolumeSource{
+					Reference: "x:1", PullPolicy: corev1.PullNever,
+				}})
+			},
+		},
 		"volumes[].downwardAPI.defaultMode": {
 			arrives: arrives{"volumes[d].downwardAPI.defaultMode": `256`},
 			set:     func(s *spec) { s.Volumes[3].DownwardAPI.DefaultMode = new(int32(0o400)) },

@@ -57,6 +57,8 @@ func volumes(d *draft) {
 			claim(d, at.Child("persistentVolumeClaim"), v.PersistentVolumeClaim)
 		case v.Container != nil:
 			volumeOfContainer(d, at.Child("container"), v.Container)
+		case v.Image != nil:
+			imageVolume(d, at.Child("image"), v.Image)
 		default:
 			fileVolume(d, at, &v)
 		}
@@ -64,7 +66,7 @@ func volumes(d *draft) {
 	}
 }
 
-const oneKind = "set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim and container"
+const oneKind = "set exactly one of hostPath, emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim, container and image"
 
 // kindsOf returns the names of the kinds that are set for a volume.
 func kindsOf(v *v1alpha1.Volume) []string {
@@ -81,6 +83,7 @@ func kindsOf(v *v1alpha1.Volume) []string {
 		{"projected", v.Projected != nil},
 		{"persistentVolumeClaim", v.PersistentVolumeClaim != nil},
 		{"container", v.Container != nil},
+		{"image", v.Image != nil},
 	} {
 		if kind.set {
 			out = append(out, kind.name)
@@ -152,6 +155,30 @@ func volumeOfContainer(d *draft, at *field.Path, v *v1alpha1.ContainerVolume) {
 	for _, msg := range validation.IsDNS1123Label(v.Volume) {
 		d.invalid(at.Child("volume"), v.Volume, msg)
 	}
+}
+
+// imageVolume checks a reference to an image, which the agent pulls and mounts.
+func imageVolume(d *draft, at *field.Path, v *v1alpha1.ImageVolumeSource) {
+	if v.Reference == "" {
+		d.faults = append(d.faults, field.Required(at.Child("reference"),
+			"name an image of a registry, such as quay.io/team/model:1"))
+	} else {
+		checkReference(d, at.Child("reference"), v.Reference, fileOfVolume())
+	}
+	if v.PullPolicy != "" {
+		oneOf(d, at.Child("pullPolicy"), v.PullPolicy, pullPolicies()...)
+	}
+}
+
+// imageVolumeOptions are the options of the mounts of an image's files besides ro, since the image
+// is hostile. Its programs can be executed, as in a Pod.
+func imageVolumeOptions() []string { return []string{"nodev", "nosuid"} }
+
+// pullsVolumes reports whether a registry is asked for the image of a volume.
+func pullsVolumes(d *draft) bool {
+	return slices.ContainsFunc(d.in.Volumes, func(v v1alpha1.Volume) bool {
+		return v.Image != nil && !hasArchivePrefix(v.Image.Reference)
+	})
 }
 
 // defaultMounts returns the mounts of containerd's CRI plugin.
@@ -246,6 +273,7 @@ func mounts(d *draft) {
 	for i, m := range d.in.VolumeMounts {
 		at := d.path.Child("volumeMounts").Index(i)
 		source, readOnly := volumeSource(d, at.Child("name"), m.Name)
+		ofImage := merge.OfImageVolume(source, nil)
 		source = subPath(d, at, i, m, source)
 		destination := path.Clean(m.MountPath)
 		if mountPath(d, at.Child("mountPath"), m.MountPath) {
@@ -258,7 +286,7 @@ func mounts(d *draft) {
 			Destination: destination,
 			Type:        "bind",
 			Source:      source,
-			Options:     mountOptions(d, at, m, readOnly),
+			Options:     mountOptions(d, at, m, readOnly, ofImage),
 		})
 	}
 	// A stable sort by depth keeps a parent before its children whatever the
@@ -327,6 +355,8 @@ func volumeSource(d *draft, at *field.Path, name string) (source string, readOnl
 		return merge.NodeSource(name), v.PersistentVolumeClaim.ReadOnly
 	case v.Container != nil:
 		return merge.NodeSource(name), false
+	case v.Image != nil:
+		return merge.ImageVolumeSource(name), true
 	}
 	return "volumes/" + name, false
 }
@@ -370,12 +400,17 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 }
 
 // mountOptions returns the options of a volume's bind mount.
-func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, readOnly bool) []string {
+func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount, readOnly, ofImage bool) []string {
 	options := []string{"rbind", propagation(d, at.Child("mountPropagation"), m)}
 	for i, o := range m.BindMountOptions {
 		if oneOf(d, at.Child("bindMountOptions").Index(i), o, "noexec", "nodev", "nosuid") {
 			options = append(options, o)
 		}
+	}
+	if ofImage {
+		options = append(slices.DeleteFunc(options, func(o string) bool {
+			return slices.Contains(imageVolumeOptions(), o)
+		}), imageVolumeOptions()...)
 	}
 	access := "rw"
 	if m.ReadOnly || readOnly {

@@ -4,12 +4,12 @@ package compile
 
 import (
 	"errors"
-	"fmt"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -37,6 +37,7 @@ func checkName(d *draft, c *v1alpha1.Container) {
 // root compiles the source of the root filesystem.
 func root(d *draft) {
 	d.spec.Root = newRoot("rootfs")
+	secrets := pullSecrets(d)
 	if sc := d.in.SecurityContext; sc != nil && sc.ReadOnlyRootFilesystem != nil {
 		d.spec.Root.Readonly = *sc.ReadOnlyRootFilesystem
 	}
@@ -48,9 +49,10 @@ func root(d *draft) {
 	case count > 1:
 		d.refuse(d.path.Child("archive"), oneSource)
 	case d.in.Image != "":
-		checkReference(d)
-		d.out.Image = &v1alpha1.BundleImage{
-			Reference: d.in.Image, PullPolicy: d.in.ImagePullPolicy, PullSecrets: pullSecrets(d),
+		checkReference(d, d.path.Child("image"), d.in.Image, fileOfContainer())
+		d.out.Image = &v1alpha1.BundleImage{Reference: d.in.Image, PullPolicy: d.in.ImagePullPolicy}
+		if !hasArchivePrefix(d.in.Image) {
+			d.out.Image.PullSecrets = secrets
 		}
 	case d.in.Archive != nil:
 		d.out.Image = &v1alpha1.BundleImage{
@@ -65,22 +67,28 @@ func root(d *draft) {
 		}
 		d.spec.Root.Path = path.Clean(d.in.RootFS.Path)
 	}
-	if len(d.in.ImagePullSecrets) > 0 && (d.in.Image == "" || hasArchivePrefix(d.in.Image)) {
+	if pullsVolumes(d) {
+		d.out.VolumePullSecrets = secrets
+	} else if len(d.in.ImagePullSecrets) > 0 && (d.in.Image == "" || hasArchivePrefix(d.in.Image)) {
 		d.refuse(d.path.Child("imagePullSecrets"), "no registry is asked: remove imagePullSecrets")
 	}
 	at := d.path.Child("imagePullPolicy")
 	if p := d.in.ImagePullPolicy; p != "" {
-		oneOf(d, at, p, "Always", "IfNotPresent", "Never")
+		oneOf(d, at, p, pullPolicies()...)
 		if d.in.RootFS != nil {
 			d.refuse(at, "there is no image to pull: remove imagePullPolicy")
 		}
 	}
 }
 
+func pullPolicies() []corev1.PullPolicy {
+	return []corev1.PullPolicy{corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever}
+}
+
 // maxPullSecrets is the number that the CRD allows, too.
 const maxPullSecrets = 64
 
-// pullSecrets returns the names of the Secrets with credentials for the image.
+// pullSecrets returns the names of the Secrets with credentials for images.
 func pullSecrets(d *draft) []string {
 	at := d.path.Child("imagePullSecrets")
 	if n := len(d.in.ImagePullSecrets); n > maxPullSecrets {
@@ -163,8 +171,29 @@ func hostFolder(d *draft, at *field.Path, p string) bool {
 // relies on ":/" being in each: hostFolder demands an absolute path.
 var fileTransports = []string{"oci:", "oci-archive:", "docker-archive:"}
 
-func checkReference(d *draft) {
-	at, ref := d.path.Child("image"), d.in.Image
+// fileHint says how a file of the node is written in place of a registry's image.
+type fileHint struct {
+	// field is the way to write it, and example the same for a path.
+	field   string
+	example func(path string) string
+}
+
+func fileOfContainer() fileHint {
+	const field, earlier = "set archive.path in place of image",
+		" (image: oci-archive:FILE is the earlier spelling)"
+	return fileHint{field + earlier, func(path string) string {
+		return field + ", as in archive: {path: " + path + "}" + earlier
+	}}
+}
+
+func fileOfVolume() fileHint {
+	return fileHint{"write oci-archive:FILE", func(path string) string {
+		return "write oci-archive:" + path
+	}}
+}
+
+// checkReference checks a reference to an image.
+func checkReference(d *draft, at *field.Path, ref string, hint fileHint) {
 	for _, transport := range fileTransports {
 		if file, ok := strings.CutPrefix(ref, transport); ok {
 			hostFolder(d, at, file)
@@ -178,15 +207,12 @@ func checkReference(d *draft) {
 		if !path.IsAbs(ref) {
 			file = "/PATH/OF/" + path.Base(ref)
 		}
-		err = fmt.Errorf(
-			"for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: %s} "+
-				"(image: oci-archive:FILE is the earlier spelling)", file)
+		err = errors.New("for a file or an OCI layout of the node " + hint.example(file))
 	case strings.Contains(ref, ":/"):
 		// What looks like another transport ("docker://x", "dir:/x") would be taken
 		// for a repository of a registry called "docker:".
-		err = errors.New(
-			"no transport of this name; for a file or an OCI layout of the node set archive.path in place of image " +
-				"(image: oci-archive:FILE is the earlier spelling)")
+		err = errors.New("no transport of this name; for a file or an OCI layout of the node " +
+			hint.field)
 	}
 	if err != nil {
 		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36: "+

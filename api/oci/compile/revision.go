@@ -67,6 +67,7 @@ func revisions() map[string]int32 {
 
 		"image.pullSecrets":  3,
 		"serviceAccountName": 3,
+		"volumePullSecrets":  3,
 
 		"onConfigChange":     3,
 		"configChangeSignal": 3,
@@ -117,6 +118,7 @@ func volumeFields() string {
 		"projected.sources[].serviceAccountToken audience expirationSeconds path user",
 		"persistentVolumeClaim claimName readOnly",
 		"container name volume",
+		"image reference pullPolicy",
 	} {
 		at, below, _ := strings.Cut(list, " ")
 		at = "volumes[]." + at

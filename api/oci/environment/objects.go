@@ -87,14 +87,18 @@ func References(env []corev1.EnvVar, envFrom []corev1.EnvFromSource) []Object {
 	return out
 }
 
-// PullSecrets returns the Secrets with which an image is pulled; none for no image.
-func PullSecrets(image *v1alpha1.BundleImage) []Object {
-	if image == nil {
-		return nil
+// PullSecrets returns the Secrets with which the images of a bundle are pulled, each once: its own
+// image and those of its volumes.
+func PullSecrets(spec *v1alpha1.OCIBundleSpec) []Object {
+	names := spec.VolumePullSecrets
+	if spec.Image != nil {
+		names = slices.Concat(spec.Image.PullSecrets, names)
 	}
 	var out []Object
-	for _, name := range image.PullSecrets {
-		out = append(out, Object{KindSecret, name})
+	for _, name := range names {
+		if o := (Object{KindSecret, name}); !slices.Contains(out, o) {
+			out = append(out, o)
+		}
 	}
 	return out
 }

@@ -61,6 +61,21 @@ type Directory struct {
 // NodeSource returns the source that mounts of a volume have until its Directory is known.
 func NodeSource(volume string) string { return "claims/" + volume }
 
+// ImageVolumeSource returns the source of the mounts of a volume with the files of an image.
+func ImageVolumeSource(volume string) string { return "images/" + volume }
+
+// OfImageVolume reports whether a source of a mount, or of a path in a volume, is a volume with the
+// files of an image, or a path in one.
+func OfImageVolume(source string, paths []v1alpha1.BundleSubPath) bool {
+	for _, s := range paths {
+		if SubPathSource(s.Mount) == source {
+			source = s.Source
+			break
+		}
+	}
+	return strings.HasPrefix(source, ImageVolumeSource(""))
+}
+
 // SubPathSource returns the source of a mount of a path in a volume, for the volumeMount of that
 // number.
 func SubPathSource(mount int32) string { return "subpaths/" + strconv.Itoa(int(mount)) }

@@ -208,7 +208,7 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 		spec := &e.bundle.Spec
 		for _, o := range slices.Concat(files.References(spec.Volumes), claims(spec.Volumes),
 			environment.References(spec.Process.Env, spec.Process.EnvFrom),
-			environment.PullSecrets(spec.Image)) {
+			environment.PullSecrets(spec)) {
 			if known || differs(objectKey{o.Kind, key.Namespace, o.Name}) {
 				changed[key] = true
 			}

@@ -85,7 +85,7 @@ func newObjects(config *rest.Config, log *slog.Logger) (*objects, error) {
 // time. After the end of ctx nothing is watched any more.
 func (o *objects) follow(ctx context.Context, b *v1alpha1.OCIBundle, changed func(source.Key)) {
 	refs := slices.Concat(environment.References(b.Spec.Process.Env, b.Spec.Process.EnvFrom),
-		files.References(b.Spec.Volumes), environment.PullSecrets(b.Spec.Image))
+		files.References(b.Spec.Volumes), environment.PullSecrets(&b.Spec))
 	var now []objectKey
 	for _, r := range refs {
 		k := objectKey{r.Kind, b.Owner().Namespace, r.Name}
