@@ -913,13 +913,13 @@ command: [a]`),
 		{
 			"cpus", spec(`resources: {limits: {cpus: 2}}`),
 			[]string{
-				`7:30: spec.resources.limits[cpus]: found "cpus"; allowed: "cpu", "memory", "pids", "hugepages-2Mi", "hugepages-1Gi"; did you mean "cpu"?`,
+				`7:30: spec.resources.limits[cpus]: found "cpus"; allowed: "cpu", "memory", "swap", "pids", "hugepages-2Mi", "hugepages-1Gi"; did you mean "cpu"?`,
 			},
 		},
 		{
 			"gpu", spec(`resources: {limits: {nvidia.com/gpu: 1}}`),
 			[]string{
-				`7:40: spec.resources.limits[nvidia.com/gpu]: found "nvidia.com/gpu"; allowed: "cpu", "memory", "pids", "hugepages-2Mi", "hugepages-1Gi"`,
+				`7:40: spec.resources.limits[nvidia.com/gpu]: found "nvidia.com/gpu"; allowed: "cpu", "memory", "swap", "pids", "hugepages-2Mi", "hugepages-1Gi"`,
 			},
 		},
 		{

@@ -262,9 +262,17 @@ func TestContainerRules(t *testing.T) {
 			"aliases are names in lower case",
 		},
 		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image +
-			`resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory, pids, hugepages-2Mi and hugepages-1Gi only"},
+			`resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory, swap, pids, hugepages-2Mi and hugepages-1Gi only"},
 		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image +
 			`resources: {requests: {pids: "1"}}`, "requests may name cpu, memory, hugepages-2Mi and hugepages-1Gi only"},
+		{
+			"swap beside memory", image + `resources: {limits: {memory: 64Mi, swap: 1Gi}}`, image +
+				`resources: {limits: {swap: 1Gi}}`, "set limits.memory, or remove swap",
+		},
+		{
+			"quantity of swap", image + `resources: {limits: {memory: 64Mi, swap: 1G}}`, image +
+				`resources: {limits: {memory: 64Mi, swap: much}}`, "limits are quantities",
+		},
 		{
 			"quantity of huge pages", image + `resources: {limits: {hugepages-2Mi: 4Mi}}`, image +
 				`resources: {limits: {hugepages-2Mi: many}}`, "limits are quantities",

@@ -14,6 +14,10 @@ import (
 // controller.
 const ResourcePIDs corev1.ResourceName = "pids"
 
+// ResourceSwap is the resource name of the swap space in bytes that a container may use beside its
+// memory, in spec.resources.limits.
+const ResourceSwap corev1.ResourceName = "swap"
+
 // DefaultProgressDeadlineSeconds is the default of spec.progressDeadlineSeconds; a Deployment has
 // the same.
 const DefaultProgressDeadlineSeconds = 600
@@ -229,14 +233,16 @@ type ContainerSpec struct {
 	// +optional
 	HostUsers *bool `json:"hostUsers,omitempty"`
 
-	// resources are requests (cpu, memory) and limits (cpu, memory, pids, hugepages-2Mi,
+	// resources are requests (cpu, memory) and limits (cpu, memory, swap, pids, hugepages-2Mi,
 	// hugepages-1Gi). Requests place the Container and weigh its cpu; limits are the kernel's. A
+	// container with a limit of memory may use as much swap as limits.swap says; absent, none. A
 	// request of huge pages is equal to its limit, and does not place the Container.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.claims) || size(self.claims) == 0",message="claims are not supported: remove claims"
-	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids', 'hugepages-2Mi', 'hugepages-1Gi'])",message="limits may name cpu, memory, pids, hugepages-2Mi and hugepages-1Gi only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'swap', 'pids', 'hugepages-2Mi', 'hugepages-1Gi'])",message="limits may name cpu, memory, swap, pids, hugepages-2Mi and hugepages-1Gi only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || !('swap' in self.limits) || 'memory' in self.limits",message="without a limit of memory nothing limits swap: set limits.memory, or remove swap"
 	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory', 'hugepages-2Mi', 'hugepages-1Gi'])",message="requests may name cpu, memory, hugepages-2Mi and hugepages-1Gi only"
-	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || ['cpu', 'memory', 'pids', 'hugepages-2Mi', 'hugepages-1Gi'].all(k, !(k in self.limits) || type(self.limits[k]) == int || isQuantity(self.limits[k]))",message="limits are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || ['cpu', 'memory', 'swap', 'pids', 'hugepages-2Mi', 'hugepages-1Gi'].all(k, !(k in self.limits) || type(self.limits[k]) == int || isQuantity(self.limits[k]))",message="limits are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
 	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || ['cpu', 'memory', 'hugepages-2Mi', 'hugepages-1Gi'].all(k, !(k in self.requests) || type(self.requests[k]) == int || isQuantity(self.requests[k]))",message="requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
 	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
 

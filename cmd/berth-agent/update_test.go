@@ -21,28 +21,36 @@ import (
 // cpu. On cgroup v2 quota is that of cpu.max, and shares is the weight.
 type limits struct{ pids, memory, quota, shares string }
 
-func limitsOf(t *testing.T, pid int64) limits {
+// cgroupFile returns the content of a file in the cgroup of a process, whose name depends on the
+// version of the hierarchy.
+func cgroupFile(t *testing.T, pid int64, controller, v1, v2 string) string {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
+	root, name, dir := "/sys/fs/cgroup", v2, ""
+	for line := range strings.Lines(string(text)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case parts[1] == "" && dir == "":
+			dir = parts[2]
+		case parts[1] == controller:
+			root, name, dir = "/sys/fs/cgroup/"+controller, v1, parts[2]
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(root, dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func limitsOf(t *testing.T, pid int64) limits {
+	t.Helper()
 	read := func(controller, v1, v2 string) string {
-		root, name, dir := "/sys/fs/cgroup", v2, ""
-		for line := range strings.Lines(string(text)) {
-			parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-			switch {
-			case parts[1] == "" && dir == "":
-				dir = parts[2]
-			case parts[1] == controller:
-				root, name, dir = "/sys/fs/cgroup/"+controller, v1, parts[2]
-			}
-		}
-		data, err := os.ReadFile(filepath.Join(root, dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(string(data))
+		t.Helper()
+		return cgroupFile(t, pid, controller, v1, v2)
 	}
 	l := limits{
 		pids:   read("pids", "pids.max", "pids.max"),
@@ -98,6 +106,47 @@ func (h *host) untilSeen(name string, generation int64) *v1alpha1.Container {
 		return c != nil && c.Generation == generation && c.Status.ObservedGeneration == generation
 	})
 	return c
+}
+
+// TestSwap: a container with a limit of memory has no swap, or as much as its limit says. An edit of
+// that applies to the process that runs.
+func TestSwap(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	manifest := func(limits string) {
+		h.write("swap.yaml", "  archive: {path: "+programs+"/busybox.tar}\n  command: [/bin/sleep, \"100000\"]\n"+
+			"  resources: {limits: {"+limits+"}}\n  terminationGracePeriodSeconds: 1\n")
+	}
+	manifest("memory: 64Mi")
+	c := h.untilRunning("swap")
+	until := func(swap int) {
+		t.Helper()
+		want := fmt.Sprint((64 + swap) << 20) // v1 counts both together
+		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+			want = fmt.Sprint(swap << 20)
+		}
+		h.until(fmt.Sprintf("it may use %d MiB of swap", swap), func() bool {
+			return cgroupFile(t, c.Status.PID, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max") == want
+		})
+	}
+	until(0)
+	manifest("memory: 64Mi, swap: 48Mi")
+	until(48)
+	manifest("memory: 64Mi, swap: 16Mi")
+	until(16)
+	h.untilSeen("swap", 3)
+	h.assertSameRun("swap", c)
+	h.does("restart", "swap")
+	h.until("it has been restarted", func() bool {
+		now := h.get("swap")
+		return now != nil && now.Status.PID != 0 && now.Status.PID != c.Status.PID
+	})
+	c = h.untilRunning("swap")
+	until(16)
+	manifest("memory: 64Mi")
+	until(0)
+	h.assertSameRun("swap", c)
+	h.removeAll("swap.yaml")
 }
 
 // TestEditOfLimitsRestartsNothing: an edit of cpu, memory and pids changes the cgroup of the

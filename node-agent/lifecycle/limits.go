@@ -10,9 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/berth-run/berth/api/oci/change"
+	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -42,11 +41,16 @@ func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Se
 		return nil
 	}
 	if len(limits) > 0 {
-		if r.To, err = resources(&c.Bundle.Spec, limits); err != nil {
+		if r.To, err = change.Resources(&c.Bundle.Spec, limits); err != nil {
 			return err
 		}
-		if r.Before, err = resources(&c.Running.Spec, limits); err != nil {
+		if r.Before, err = change.Resources(&c.Running.Spec, limits); err != nil {
 			return err
+		}
+		if !bundle.SwapLimit(os.DirFS("/")) {
+			if err := dropSwapLimit(&c.Bundle.Spec, &r); err != nil {
+				return &StageError{Reason: v1alpha1.ReasonUpdateRefused, Err: err}
+			}
 		}
 	}
 	if len(log) > 0 {
@@ -71,13 +75,20 @@ func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Se
 	}
 }
 
-// resources returns the values that a spec has in the fields of those paths.
-func resources(spec *v1alpha1.OCIBundleSpec, paths []string) (*specs.LinuxResources, error) {
-	r, err := change.Resources(spec, paths)
-	if err == nil && r.Memory != nil && !bundle.SwapLimit(os.DirFS("/")) {
-		r.Memory.Swap = nil // as in the document, see merge.Document
+// dropSwapLimit leaves the limit of memory and swap out of an update to a spec, as merge.Document
+// leaves it out of a document.
+func dropSwapLimit(spec *v1alpha1.OCIBundleSpec, r *protocol.UpdateRequest) error {
+	if r.To.Memory == nil {
+		return nil
 	}
-	return r, err
+	whole, err := change.Resources(spec, []string{"config.linux.resources.memory.limit"})
+	if err != nil {
+		return err
+	}
+	if r.Before.Memory != nil {
+		r.Before.Memory.Swap = nil // it was left out before
+	}
+	return merge.DropSwapLimit(r.To.Memory, whole.Memory.Limit)
 }
 
 // logLimits returns the limits of the log files of a bundle. maxBytes is for one that has no size.

@@ -597,8 +597,28 @@ func TestFaults(t *testing.T) {
 			"spec.resources.requests[pids]", `"cpu", "memory"`,
 		},
 		{
+			"swap as a request", image + `resources: {limits: {memory: 1Mi}, requests: {swap: 1Mi}}`,
+			"spec.resources.requests[swap]", `"cpu", "memory"`,
+		},
+		{
+			"swap without memory", image + `resources: {limits: {swap: 1Mi}}`,
+			"spec.resources.limits[swap]", "set limits[memory], or remove it",
+		},
+		{
+			"swap of nothing", image + `resources: {limits: {memory: 1Mi, swap: "0"}}`,
+			"spec.resources.limits[swap]", "remove it",
+		},
+		{
+			"a number with a thousandth as swap", image + `resources: {limits: {memory: 1Mi, swap: 64m}}`,
+			"spec.resources.limits[swap]", "did you mean 64Mi or 64M?",
+		},
+		{
+			"swap beyond all beside memory", image + `resources: {limits: {memory: 4Ei, swap: 4Ei}}`,
+			"spec.resources.limits[swap]", "beside this limit of memory",
+		},
+		{
 			"unknown resource", image + `resources: {limits: {nvidia.com/gpu: "1"}}`,
-			"spec.resources.limits[nvidia.com/gpu]", `"cpu", "memory", "pids"`,
+			"spec.resources.limits[nvidia.com/gpu]", `"cpu", "memory", "swap", "pids"`,
 		},
 
 		{"volume of no kind", image + `volumes: [{name: v}]`, "spec.volumes[0]", "exactly one"},

@@ -455,7 +455,7 @@ func fieldCases() map[string]fieldCase {
 			"config.linux.resources.cpu.quota":    `100000`,
 			"config.linux.resources.cpu.period":   `100000`,
 			"config.linux.resources.memory.limit": `67108864`,
-			"config.linux.resources.memory.swap":  `67108864`,
+			"config.linux.resources.memory.swap":  `83886080`, // both together
 			"config.linux.resources.pids.limit":   `9`,
 			`config.linux.resources.hugepageLimits[{"limit":4194304,"pageSize":"2MB"}].pageSize`:    `"2MB"`,
 			`config.linux.resources.hugepageLimits[{"limit":4194304,"pageSize":"2MB"}].limit`:       `4194304`,
@@ -463,7 +463,7 @@ func fieldCases() map[string]fieldCase {
 			`config.linux.resources.hugepageLimits[{"limit":1073741824,"pageSize":"1GB"}].limit`:    `1073741824`,
 		}, func(s *spec) {
 			s.Resources.Limits = corev1.ResourceList{
-				"cpu": quantity("1"), "memory": quantity("64Mi"),
+				"cpu": quantity("1"), "memory": quantity("64Mi"), "swap": quantity("16Mi"),
 				"pids": quantity("9"), "hugepages-2Mi": quantity("4Mi"), "hugepages-1Gi": quantity("1Gi"),
 			}
 		}),

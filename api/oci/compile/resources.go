@@ -124,12 +124,23 @@ func cpu(d *draft) {
 	d.spec.Linux.Resources.CPU = c
 }
 
-// memory compiles the limit of memory, and of memory and swap together to the same bytes: a
-// container does not swap, as on a kubelet without swap.
+// memory compiles the limit of memory, and of memory and swap together. Without a limit of swap the
+// two are the same: the container does not swap, as on a kubelet without swap.
 func memory(d *draft) {
 	limit, _ := demand(d, corev1.ResourceMemory, maxBytes)
+	swap, swaps := amount(d, d.in.Resources.Limits, "limits", v1alpha1.ResourceSwap, maxBytes)
+	at := d.path.Child("resources", "limits").Key(string(v1alpha1.ResourceSwap))
+	if _, limited := d.in.Resources.Limits[corev1.ResourceMemory]; swaps && !limited {
+		d.refuse(at, "without a limit of memory nothing limits swap: set limits[memory], or remove it")
+	}
+	if swap > maxBytes-limit {
+		q := d.in.Resources.Limits[v1alpha1.ResourceSwap]
+		d.invalid(at, q.String(), "must be at most "+resource.NewQuantity(maxBytes-limit,
+			resource.BinarySI).String()+" beside this limit of memory, the most that the kernel takes")
+		return
+	}
 	if limit > 0 {
-		d.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(limit), Swap: new(limit)}
+		d.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(limit), Swap: new(limit + swap)}
 	}
 }
 
@@ -193,8 +204,7 @@ func otherResources(d *draft) {
 		allowed []corev1.ResourceName
 	}{
 		{"limits", d.in.Resources.Limits, append([]corev1.ResourceName{
-			corev1.ResourceCPU, corev1.ResourceMemory,
-			v1alpha1.ResourcePIDs,
+			corev1.ResourceCPU, corev1.ResourceMemory, v1alpha1.ResourceSwap, v1alpha1.ResourcePIDs,
 		}, huge...)},
 		{"requests", d.in.Resources.Requests, append([]corev1.ResourceName{
 			corev1.ResourceCPU,

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -177,11 +179,29 @@ func MinAgentRevision(spec *v1alpha1.OCIBundleSpec) int32 {
 	}) {
 		lowest = max(lowest, emptyDirRevision)
 	}
+	if limitsSwap(spec) {
+		lowest = max(lowest, swapRevision)
+	}
 	return lowest
 }
 
 // archiveRevision is the first AgentRevision that knows references of archivePrefix.
 const archiveRevision = 1
+
+// swapRevision is the first AgentRevision that refuses a limit of swap on a node that cannot hold
+// it; earlier ones drop it there.
+const swapRevision = 3
+
+// limitsSwap reports whether a document has another limit of memory and swap than of memory alone.
+func limitsSwap(spec *v1alpha1.OCIBundleSpec) bool {
+	var document specs.Spec
+	if err := json.Unmarshal(spec.Config.Raw, &document); err != nil || document.Linux == nil {
+		return false
+	}
+	r := document.Linux.Resources
+	return r != nil && r.Memory != nil && r.Memory.Swap != nil &&
+		(r.Memory.Limit == nil || *r.Memory.Limit != *r.Memory.Swap)
+}
 
 // emptyDirRevision is the first AgentRevision that honours the sizeLimit of an emptyDir on disk,
 // and huge pages.

@@ -134,6 +134,17 @@ func TestEmptyDirNeedsAnAgentThatKnowsIt(t *testing.T) {
 	}
 }
 
+func TestSwapNeedsAnAgentThatKnowsIt(t *testing.T) {
+	for memory, want := range map[string]int32{
+		`{"limit":4096,"swap":4096}`: 0, `{"limit":4096,"swap":8192}`: 3, `{"limit":4096}`: 0,
+	} {
+		config := raw(`{"linux":{"resources":{"memory":` + memory + `}}}`)
+		if got := MinAgentRevision(&v1alpha1.OCIBundleSpec{Config: config}); got != want {
+			t.Errorf("%s: the revision is %d, want %d", memory, got, want)
+		}
+	}
+}
+
 func raw(document string) runtime.RawExtension {
 	return runtime.RawExtension{Raw: []byte(document)}
 }

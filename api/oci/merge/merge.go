@@ -46,7 +46,7 @@ type Options struct {
 	// Directories has those of the volumes with a PersistentVolumeClaim or of another Container, by
 	// the names of the volumes.
 	Directories map[string]Directory
-	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit.
+	// NoSwapLimit is for a node that cannot limit memory and swap together, see DropSwapLimit.
 	NoSwapLimit bool
 }
 
@@ -161,9 +161,23 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	}
 	addDevices(spec.Linux, bundle.Devices, nodes)
 	if r := spec.Linux.Resources; o.NoSwapLimit && r != nil && r.Memory != nil {
-		r.Memory.Swap = nil
+		if err := DropSwapLimit(r.Memory, r.Memory.Limit); err != nil {
+			return nil, err
+		}
 	}
 	return spec, nil
+}
+
+// DropSwapLimit leaves memory.swap out, for a node that cannot limit memory and swap together. It
+// refuses that if the user has asked for swap: by default memory.swap is limit, that of memory.
+func DropSwapLimit(m *specs.LinuxMemory, limit *int64) error {
+	if m.Swap != nil && *m.Swap > 0 && (limit == nil || *limit != *m.Swap) {
+		return errors.New("spec.resources.limits[swap]: found a limit on a node whose kernel counts no" +
+			" swap (cgroup v1 without swap accounting, or no CONFIG_SWAP); allowed: no limit of swap, or a" +
+			" kernel with swapaccount=1 on its command line")
+	}
+	m.Swap = nil
+	return nil
 }
 
 // mountDirectories gives the mounts of volumes that only the node can find their directories.

@@ -306,6 +306,20 @@ func TestDocumentWithoutSwapLimit(t *testing.T) {
 			t.Errorf("NoSwapLimit %v: the other limits are gone: %+v", none, r)
 		}
 	}
+	for _, memory := range []string{`{"limit":4096,"swap":4097}`, `{"swap":4097}`} {
+		spec.Config.Raw = []byte(`{"linux":{"resources":{"memory":` + memory + `}}}`)
+		if _, err := Document(spec, nil, Options{}); err != nil {
+			t.Error(err)
+		}
+		_, err := Document(spec, nil, Options{NoSwapLimit: true})
+		if err == nil || !strings.HasPrefix(err.Error(), "spec.resources.limits[swap]: found ") {
+			t.Errorf("swap that no kernel limits: found %v", err)
+		}
+	}
+	spec.Config.Raw = []byte(`{"linux":{"resources":{"memory":{"limit":-1,"swap":-1}}}}`)
+	if _, err := Document(spec, nil, Options{NoSwapLimit: true}); err != nil {
+		t.Error(err)
+	}
 	spec.Config.Raw = []byte(`{}`)
 	if _, err := Document(spec, nil, Options{NoSwapLimit: true}); err != nil {
 		t.Error(err) // no resources to take it from
