@@ -18,6 +18,13 @@ const ResourcePIDs corev1.ResourceName = "pids"
 // memory, in spec.resources.limits.
 const ResourceSwap corev1.ResourceName = "swap"
 
+// AnnotationIngressBandwidth and AnnotationEgressBandwidth on a Container limit its traffic to a
+// quantity of bits a second, as on a Pod: ingress is what the container receives.
+const (
+	AnnotationIngressBandwidth = "kubernetes.io/ingress-bandwidth"
+	AnnotationEgressBandwidth  = "kubernetes.io/egress-bandwidth"
+)
+
 // DefaultProgressDeadlineSeconds is the default of spec.progressDeadlineSeconds; a Deployment has
 // the same.
 const DefaultProgressDeadlineSeconds = 600

@@ -318,6 +318,21 @@ type BundleNetwork struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8
 	Networks []NetworkAttachment `json:"networks,omitempty"`
+	// bandwidth limits the container's traffic in each of its networks.
+	// +optional
+	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
+}
+
+// Bandwidth limits the traffic of a container, in bits a second.
+type Bandwidth struct {
+	// ingress is the limit of what the container receives; absent, none.
+	// +optional
+	// +kubebuilder:validation:Minimum=1000
+	Ingress int64 `json:"ingress,omitempty"`
+	// egress is the limit of what the container sends; absent, none.
+	// +optional
+	// +kubebuilder:validation:Minimum=1000
+	Egress int64 `json:"egress,omitempty"`
 }
 
 // BundleNames holds the fields of the Container for the files in /etc that the agent writes.

@@ -103,6 +103,9 @@ func wantedNetwork(c *Container) network.Wanted {
 	}}
 	if b := c.Bundle.Spec.Network; b != nil {
 		want.None = b.None
+		if b.Bandwidth != nil {
+			want.Bandwidth = network.Bandwidth{Ingress: b.Bandwidth.Ingress, Egress: b.Bandwidth.Egress}
+		}
 		for _, a := range b.Networks {
 			want.Networks = append(want.Networks, network.Attachment{Network: a.Name, Aliases: a.Aliases})
 		}

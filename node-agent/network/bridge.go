@@ -199,6 +199,13 @@ func (b *Bridge) list(ctx context.Context, cni *libcni.CNIConfig) (*libcni.Netwo
 	return b.chosen, err
 }
 
+// own returns the configuration list of the bridge; nil if no container has asked for it yet.
+func (b *Bridge) own() *libcni.NetworkConfigList {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.chosen
+}
+
 // bridgeVersion returns the newest version of the specification that all plugins of the bridge
 // know: from 1.1.0 on, they have GC and STATUS.
 func bridgeVersion(ctx context.Context, cni *libcni.CNIConfig) string {

@@ -43,6 +43,9 @@ func (n *Networks) lists(ctx context.Context, want Wanted) ([]*libcni.NetworkCon
 		if err != nil {
 			return nil, err
 		}
+		if list == nil && want.Bandwidth != (Bandwidth{}) {
+			return nil, want.Bandwidth.refuse(fmt.Sprintf("its containers have no network: %v", n.Missing()))
+		}
 		if list == nil {
 			return nil, n.refusePorts(want.Ports)
 		}
@@ -52,6 +55,14 @@ func (n *Networks) lists(ctx context.Context, want Wanted) ([]*libcni.NetworkCon
 		return nil, fmt.Errorf(
 			"spec.ports: found hostPort %d; allowed on this node: none, as no plugin of its network %s has the capability %s",
 			want.Ports[0].HostPort, strings.Join(namesOf(out), ", "), portMappings)
+	}
+	for i := range out {
+		var err error
+		if want.Bandwidth != (Bandwidth{}) {
+			if out[i], err = n.limiting(out[i], want.Bandwidth); err != nil {
+				return nil, err
+			}
+		}
 	}
 	for _, list := range out {
 		for _, p := range list.Plugins {

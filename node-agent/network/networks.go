@@ -79,6 +79,8 @@ type Wanted struct {
 	Users uint32
 	// Ports of the node that lead to the container or, in the node's network, that it listens on.
 	Ports []PortMapping
+	// Bandwidth limits its traffic in each of its networks.
+	Bandwidth Bandwidth
 }
 
 // HostNames holds the names of a container.
@@ -114,6 +116,9 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 			return "", err
 		}
 	}
+	if want.None && want.Bandwidth != (Bandwidth{}) {
+		return "", want.Bandwidth.refuse("the container has no network")
+	}
 	r, err := readRecord(f.File(recordFile))
 	if err != nil {
 		return "", err
@@ -124,7 +129,8 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 		}
 		r = nil
 	}
-	nothing := len(n.BinDirs) == 0 && len(want.Ports) == 0 && len(want.Networks) == 0
+	nothing := len(n.BinDirs) == 0 && len(want.Ports) == 0 && len(want.Networks) == 0 &&
+		want.Bandwidth == Bandwidth{}
 	if r == nil && (want.None || nothing) {
 		n.ports.release(id)
 		n.joins.stay(id)
@@ -198,6 +204,9 @@ func (n *Networks) Recover(id string, f Files) {
 // AttachToNode disconnects a container that is in the node's network from any other, and reserves
 // its ports.
 func (n *Networks) AttachToNode(ctx context.Context, id string, f Files, want Wanted) error {
+	if want.Bandwidth != (Bandwidth{}) {
+		return want.Bandwidth.refuse("the container is in the node's network")
+	}
 	r, err := readRecord(f.File(recordFile))
 	if err != nil {
 		return err

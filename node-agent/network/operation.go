@@ -125,6 +125,9 @@ func (op *operation) runtime(r *record, i int, list *libcni.NetworkConfigList) (
 	if len(r.Ports) > 0 && r.mapsPorts() == i {
 		rt.CapabilityArgs[portMappings] = r.Ports
 	}
+	if r.Bandwidth != (Bandwidth{}) {
+		rt.CapabilityArgs[bandwidth] = r.Bandwidth.arguments()
+	}
 	c := r.connections()[i]
 	if c.Device != "" {
 		rt.IfName = c.Device
@@ -150,7 +153,7 @@ func (op *operation) add(want Wanted) error {
 		_, err := op.Namespaces.Ensure(op.id, want.Users)
 		return err
 	}
-	r := &record{Name: want.Name, Host: want.Host, Ports: want.Ports}
+	r := &record{Name: want.Name, Host: want.Host, Ports: want.Ports, Bandwidth: want.Bandwidth}
 	for i, list := range lists {
 		c := connection{List: flatten(list)}
 		if len(want.Networks) > 0 {

@@ -45,6 +45,8 @@ type record struct {
 	More []connection `json:"more,omitempty"`
 	// Ports lead to the first network that can map them.
 	Ports []PortMapping `json:"ports,omitempty"`
+	// Bandwidth limits the traffic in each network.
+	Bandwidth Bandwidth `json:"bandwidth,omitzero"`
 	// Done says that all plugins of all networks have succeeded.
 	Done bool `json:"done,omitempty"`
 	// Joined is the membership of a container in the namespace of another one, which has nothing else.
@@ -84,6 +86,7 @@ func (r *record) asks(want Wanted) bool {
 		}
 	}
 	return len(r.List) > 0 && !want.None && slices.Equal(r.Ports, want.Ports) &&
+		r.Bandwidth == want.Bandwidth &&
 		slices.EqualFunc(asked, want.Networks, func(a, b Attachment) bool {
 			return a.Network == b.Network && slices.Equal(a.Aliases, b.Aliases)
 		})

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -26,8 +27,57 @@ func network(d *draft) {
 	if d.in.Network != nil {
 		out.Container = d.in.Network.Container
 	}
-	if out.None || out.Container != "" || len(out.Ports) > 0 || len(out.Networks) > 0 {
+	limitBandwidth(d, out)
+	if out.None || out.Container != "" || len(out.Ports) > 0 || len(out.Networks) > 0 ||
+		out.Bandwidth != nil {
 		d.out.Network = out
+	}
+}
+
+// Limits of the kubelet for bandwidth, in bits a second (pkg/util/bandwidth).
+const (
+	minBandwidth = 1_000
+	maxBandwidth = 1_000_000_000_000_000
+)
+
+// limitBandwidth compiles the annotations of a Pod that limit its traffic.
+func limitBandwidth(d *draft, out *v1alpha1.BundleNetwork) {
+	limits := &v1alpha1.Bandwidth{}
+	for _, a := range []struct {
+		name string
+		to   *int64
+	}{
+		{v1alpha1.AnnotationIngressBandwidth, &limits.Ingress},
+		{v1alpha1.AnnotationEgressBandwidth, &limits.Egress},
+	} {
+		text, ok := d.meta.Annotations[a.name]
+		if !ok {
+			continue
+		}
+		at := field.NewPath("metadata", "annotations").Key(a.name)
+		switch {
+		case d.in.HostNetwork:
+			d.refuse(at, "a container in the node's network has the node's traffic: remove it or hostNetwork")
+		case out.None:
+			d.refuse(at, "a container without a network has no traffic: remove it or network.none")
+		case out.Container != "":
+			d.refuse(at, "traffic belongs to the network of "+out.Container+
+				": write it there, or remove network.container")
+		}
+		q, err := resource.ParseQuantity(text)
+		if err != nil {
+			d.invalid(at, text, "must be a quantity of bits a second: write 10M for 10 Mbit/s")
+			continue
+		}
+		rate, msg := exact(q, 0, maxBandwidth)
+		if msg == "" && rate < minBandwidth {
+			msg = "must be at least 1k: it is in bits a second"
+		}
+		if msg != "" {
+			d.invalid(at, text, msg)
+			continue
+		}
+		*a.to, out.Bandwidth = rate, limits
 	}
 }
 

@@ -5,6 +5,8 @@ package compile
 import (
 	"strings"
 	"testing"
+
+	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // An agent without a cluster has a container in the network of another one. What belongs to that
@@ -48,6 +50,38 @@ func TestJoinedNetwork(t *testing.T) {
 		if len(faults) != 1 || faults[0].Field != "spec."+tc.path ||
 			!strings.Contains(faults[0].Error(), tc.want) {
 			t.Errorf("%s: found %v; want one fault at spec.%s with %q", name, faults, tc.path, tc.want)
+		}
+	}
+}
+
+// TestBandwidth: the annotations of a Pod limit the traffic of a container. A limit that cannot be is
+// refused by the path of its annotation.
+func TestBandwidth(t *testing.T) {
+	const ingress, egress = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
+	c := parse(t, "image: busybox")
+	c.Annotations = map[string]string{ingress: "10M", egress: "1500"}
+	b, faults := Bundle(c)
+	if len(faults) > 0 || b.Network == nil || b.Network.Bandwidth == nil ||
+		*b.Network.Bandwidth != (v1alpha1.Bandwidth{Ingress: 10_000_000, Egress: 1500}) ||
+		MinAgentRevision(b) != 3 {
+		t.Errorf("found %+v, %v; want 10 Mbit/s and 1500 bit/s", b.Network, faults)
+	}
+	for name, tc := range map[string]struct{ spec, annotation, value, want string }{
+		"no quantity":      {"", ingress, "fast", "write 10M for 10 Mbit/s"},
+		"too little":       {"", egress, "999", "at least 1k"},
+		"too much":         {"", ingress, "2P", "at most 1P"},
+		"a part of a bit":  {"", egress, "1000500m", "whole number"},
+		"the node's":       {"hostNetwork: true", ingress, "10M", "remove it or hostNetwork"},
+		"none":             {"network: {none: true}", egress, "10M", "remove it or network.none"},
+		"another's":        {"network: {container: web}", ingress, "10M", "network of web: write it there"},
+		"a quantity of -1": {"", ingress, "-1", "negative"},
+	} {
+		c := parse(t, "image: busybox\n"+tc.spec)
+		c.Annotations = map[string]string{tc.annotation: tc.value}
+		_, faults := Bundle(c, Neighbours())
+		if len(faults) != 1 || faults[0].Field != "metadata.annotations["+tc.annotation+"]" ||
+			!strings.Contains(faults[0].Error(), tc.want) {
+			t.Errorf("%s: found %v; want one fault of the annotation with %q", name, faults, tc.want)
 		}
 	}
 }

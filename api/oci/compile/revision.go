@@ -93,7 +93,8 @@ func revisions() map[string]int32 {
 		"network.ports[].containerPort": 2,
 		"network.ports[].protocol":      2,
 	}
-	for _, path := range strings.Fields(environmentFields + nameFields + " " + volumeFields()) {
+	newest := environmentFields + nameFields + bandwidthFields + " " + volumeFields()
+	for _, path := range strings.Fields(newest) {
 		out[path] = 3
 	}
 	return out
@@ -158,6 +159,9 @@ const environmentFields = `process.env process.env[].name process.env[].value pr
 	process.envFrom[].configMapRef process.envFrom[].configMapRef.name
 	process.envFrom[].configMapRef.optional
 	process.envFrom[].secretRef process.envFrom[].secretRef.name process.envFrom[].secretRef.optional`
+
+// bandwidthFields are network.bandwidth with all that it may hold.
+const bandwidthFields = ` network.bandwidth network.bandwidth.ingress network.bandwidth.egress`
 
 // nameFields are names with all that it may hold.
 const nameFields = ` names names.subdomain names.setHostnameAsFQDN names.dnsPolicy
