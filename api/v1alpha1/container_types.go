@@ -236,7 +236,8 @@ type ContainerSpec struct {
 
 	// hostUsers false runs the container in a user namespace of its own: its root is an unprivileged
 	// user of the node, and its ids 0 to 65535 are 65536 of the node's that no other container has.
-	// Absent or true, its ids are the node's.
+	// True, its ids are the node's. Absent, the agent's --host-users-default says which: if it is not
+	// set, the node's.
 	// +optional
 	HostUsers *bool `json:"hostUsers,omitempty"`
 

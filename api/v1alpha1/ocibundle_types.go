@@ -132,6 +132,11 @@ type OCIBundleSpec struct {
 	// +optional
 	UserNamespace bool `json:"userNamespace,omitempty"`
 
+	// hostUsers has the container keep the node's ids, also under an agent that gives containers a
+	// user namespace by default.
+	// +optional
+	HostUsers bool `json:"hostUsers,omitempty"`
+
 	// security has fields of the Container's securityContext that depend on the node.
 	// +optional
 	Security *BundleSecurity `json:"security,omitempty"`

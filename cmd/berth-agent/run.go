@@ -143,6 +143,8 @@ func (o *options) isolationFlags(f *pflag.FlagSet) {
 		"`directories` of CDI specs, for containers with devices by cdi; a later one counts over an earlier one; empty, none")
 	f.StringVar(&o.users, "user-namespace-ids", "1879048192-2147352575",
 		"`range` of user and group ids for containers with hostUsers: false, 65536 for each")
+	f.BoolVar(&o.HostUsers, "host-users-default", true,
+		"hostUsers of containers that do not say: with =false each has a user namespace from its next creation on")
 }
 
 // checkImages returns the faults of the flags about images, and makes paths absolute.

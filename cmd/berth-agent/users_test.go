@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/userns"
 )
 
@@ -83,6 +84,76 @@ func TestHostUsers(t *testing.T) {
 	if left, err := os.ReadDir(h.path("s/userns")); err != nil || len(left) > 0 {
 		t.Errorf("found %v, %v; want no range left", left, err)
 	}
+}
+
+// TestHostUsersDefault: an agent may give user namespaces by default. A container keeps what it has
+// when the default changes, also at a restart of its process, until it is created from another spec.
+func TestHostUsersDefault(t *testing.T) {
+	h := newHost(t)
+	node, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := func(pid int64) bool {
+		t.Helper()
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text) != string(node)
+	}
+	write := func(name, more string) {
+		h.write(name+".yaml", "  archive: {path: "+programs+"/busybox.tar}\n  command: [/bin/sleep, \"100000\"]\n"+
+			"  terminationGracePeriodSeconds: 0\n"+more)
+	}
+	restarted := func(name string, before int64) int64 {
+		t.Helper()
+		h.until(name+" has another process", func() bool {
+			c := h.get(name)
+			return c != nil && c.Status.PID != 0 && c.Status.PID != before
+		})
+		return h.untilRunning(name).Status.PID
+	}
+	h.start()
+	write("old", "")
+	old := h.untilRunning("old")
+	h.signal(syscall.SIGKILL)
+
+	h.flags = []string{"--host-users-default=false"}
+	h.start()
+	h.until("the agent has read the directory", func() bool { return claim.AgentRuns(h.path("s")) })
+	write("new", "")
+	write("said", "  hostUsers: true\n")
+	write("shared", "  hostPID: true\n")
+	write("great", "  securityContext: {runAsUser: 70000}\n")
+	created := h.untilRunning("new")
+	for name, want := range map[string]bool{"new": true, "said": false, "shared": false} {
+		if got := own(h.untilRunning(name).Status.PID); got != want {
+			t.Errorf("%s has a user namespace: %v; want %v", name, got, want)
+		}
+	}
+	h.untilRefused("great", "spec.securityContext.runAsUser: found 70000")
+	h.assertSameRun("old", old)
+	h.does("restart", "old")
+	again := restarted("old", old.Status.PID)
+	if own(again) {
+		t.Error("a restart has given a user namespace to a container that had none")
+	}
+	write("old", "  env: [{name: A, value: edited}]\n")
+	if !own(restarted("old", again)) {
+		t.Error("found no user namespace for a container that was created anew")
+	}
+	h.signal(syscall.SIGKILL)
+
+	h.flags = nil
+	h.start()
+	h.until("the agent has read the directory", func() bool { return claim.AgentRuns(h.path("s")) })
+	h.assertSameRun("new", created)
+	h.does("restart", "new")
+	if !own(restarted("new", created.Status.PID)) {
+		t.Error("a restart has taken the user namespace away")
+	}
+	h.removeAll("old.yaml", "new.yaml", "said.yaml", "shared.yaml", "great.yaml")
 }
 
 // TestHostUsersOwnTheirFiles: a container in a user namespace with a network, a directory of the

@@ -70,6 +70,8 @@ type Options struct {
 	CDIDirs []string
 	// FirstUser and LastUser are the range of ids for containers with a user namespace.
 	FirstUser, LastUser uint32
+	// HostUsers gives containers that do not say the node's ids; else a user namespace.
+	HostUsers bool
 	// Version is this program's.
 	Version string
 	// Rescan has the manifests read again each time that it receives; optional.
@@ -270,7 +272,7 @@ func (a *agent) createSyncer(context.Context) error {
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
 		Networks: networks, ClusterDNS: a.ClusterDNS, SeccompRoot: a.SeccompRoot, CDIDirs: a.CDIDirs,
-		Users: users, Levels: selinux.Open(filepath.Join(a.StateDir, "selinux")),
+		Users: users, OwnUsers: !a.HostUsers, Levels: selinux.Open(filepath.Join(a.StateDir, "selinux")),
 	})
 	return err
 }

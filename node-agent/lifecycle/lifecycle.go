@@ -79,6 +79,8 @@ type Container struct {
 	LogPath  string
 	// Emptied is the emptyDir volume that is made anew for this run; empty if none is.
 	Emptied string
+	// OwnUsers gives the container a user namespace unless its bundle says otherwise.
+	OwnUsers bool
 
 	// Bundle is the desired state; nil if it is not known. Release does not need it.
 	Bundle *v1alpha1.OCIBundle

@@ -4,13 +4,16 @@ package lifecycle
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-run/berth/api/oci/merge"
+	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/userns"
 )
 
@@ -23,8 +26,9 @@ func (usersStage) Name() string { return "users" }
 func (usersStage) Scope() Scope { return PerContainer }
 
 func (s usersStage) Ensure(_ context.Context, c *Container) error {
-	if !c.Bundle.Spec.UserNamespace {
-		return nil
+	own, err := ownUsers(c)
+	if err != nil || !own {
+		return err
 	}
 	if s.ranges == nil {
 		return errors.New("spec.hostUsers: found false; allowed: true, since this agent has no ids to give")
@@ -34,6 +38,55 @@ func (s usersStage) Ensure(_ context.Context, c *Container) error {
 		return ownFiles(err)
 	}
 	c.Users = first
+	return nil
+}
+
+// ownUsers reports whether the container is to have a user namespace: if its bundle says so or, by
+// the agent's default, if nothing of it is the node's.
+func ownUsers(c *Container) (bool, error) {
+	b := &c.Bundle.Spec
+	if b.UserNamespace || !c.OwnUsers || b.HostUsers || b.AllDevices ||
+		b.Network != nil && b.Network.Container != "" {
+		return b.UserNamespace, nil
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(b.Config.Raw, &spec); err != nil {
+		return false, fmt.Errorf("config: %w", err)
+	}
+	for _, own := range []specs.LinuxNamespaceType{
+		specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace,
+	} {
+		if spec.Linux == nil || !slices.ContainsFunc(spec.Linux.Namespaces,
+			func(n specs.LinuxNamespace) bool { return n.Type == own }) {
+			return false, nil
+		}
+	}
+	return true, checkOwnIDs(b, &spec)
+}
+
+// checkOwnIDs refuses ids that a user namespace does not have. The compiler has refused them for a
+// bundle that asks for one.
+func checkOwnIDs(b *v1alpha1.OCIBundleSpec, spec *specs.Spec) error {
+	type id struct {
+		field string
+		value *int64
+	}
+	ids := []id{{"runAsUser", b.Process.RunAsUser}, {"runAsGroup", b.Process.RunAsGroup}}
+	if b.Security != nil {
+		ids = append(ids, id{"fsGroup", b.Security.FSGroup})
+	}
+	if spec.Process != nil {
+		for _, g := range spec.Process.User.AdditionalGids {
+			ids = append(ids, id{"supplementalGroups", new(int64(g))})
+		}
+	}
+	for _, id := range ids {
+		if id.value != nil && *id.value >= userns.Size {
+			return fmt.Errorf("spec.securityContext.%s: found %d; allowed: at most %d in a user namespace,"+
+				" which this agent gives by default (--host-users-default): lower it, or set hostUsers: true",
+				id.field, *id.value, userns.Size-1)
+		}
+	}
 	return nil
 }
 

@@ -58,7 +58,8 @@ func (in *Input) keepRun(dir bundle.Dir) {
 	spec.Config, spec.Process, spec.Volumes = accepted.Spec.Config, accepted.Spec.Process,
 		accepted.Spec.Volumes
 	spec.SubPaths, spec.Security = accepted.Spec.SubPaths, accepted.Spec.Security
-	spec.UserNamespace, spec.Network = accepted.Spec.UserNamespace, accepted.Spec.Network
+	spec.UserNamespace, spec.HostUsers = accepted.Spec.UserNamespace, accepted.Spec.HostUsers
+	spec.Network = accepted.Spec.Network
 	spec.Names, spec.Devices, spec.AllDevices = accepted.Spec.Names, accepted.Spec.Devices,
 		accepted.Spec.AllDevices
 	if spec.Image != nil && accepted.Spec.Image != nil {

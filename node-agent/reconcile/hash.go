@@ -45,10 +45,11 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 		SubPaths   []v1alpha1.BundleSubPath `json:",omitempty"`
 		Security   *v1alpha1.BundleSecurity `json:",omitempty"`
 		Users      bool                     `json:",omitempty"`
+		HostUsers  bool                     `json:",omitempty"`
 	}{
 		spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network, spec.Names,
 		spec.Devices, spec.AllDevices, spec.SubPaths, spec.Security,
-		spec.UserNamespace,
+		spec.UserNamespace, spec.HostUsers,
 	})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)

@@ -48,7 +48,7 @@ func (s *Syncer) start(ctx context.Context, in *Input) error {
 func (s *Syncer) container(r *Record) *lifecycle.Container {
 	return &lifecycle.Container{
 		Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts,
-		LogPath: r.LogPath, Emptied: r.Emptied,
+		LogPath: r.LogPath, Emptied: r.Emptied, OwnUsers: r.OwnUsers,
 		Flushed: s.Bundles.Journal().Flush,
 		Took: func(stage string, took time.Duration) {
 			s.Log.Debug("stage", "container", r.Key.String(), "stage", stage, "took", took.String())
@@ -176,6 +176,9 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 			if r.Interrupted != in.Hash || in.toldToRestart() {
 				r.BackOff = backOff{}
 			}
+		}
+		if first || in.changed() && r.Interrupted != in.Hash {
+			r.OwnUsers = s.OwnUsers
 		}
 		r.Interrupted = ""
 		if r.waiting == nil {

@@ -117,6 +117,10 @@ type Record struct {
 	// Stop is set before the stop signal is sent, and says when it has been.
 	Stop *stop `json:"stop,omitempty"`
 
+	// OwnUsers says that the container has a user namespace unless its bundle says otherwise: that was
+	// the agent's default when it was first started with this spec.
+	OwnUsers bool `json:"ownUsers,omitempty"`
+
 	// unreadable is the error of reading the record on disk, or nil. Only ID and the content of
 	// desired.json are known then.
 	unreadable error

@@ -71,6 +71,8 @@ type Config struct {
 	Networks *network.Networks
 	// Users has the ids of containers with a user namespace; optional.
 	Users *userns.Ranges
+	// OwnUsers gives a user namespace to containers whose bundles do not say; optional.
+	OwnUsers bool
 	// Levels has the levels of containers with SELinux labels; optional.
 	Levels *selinux.Levels
 	// SeccompRoot is the directory of the node's seccomp profiles.

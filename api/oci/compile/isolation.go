@@ -38,6 +38,7 @@ func (d *draft) ownUsers() bool { return d.in.HostUsers != nil && !*d.in.HostUse
 
 // users passes the wish for a user namespace to the agent, which has the ids.
 func users(d *draft) {
+	d.out.HostUsers = d.in.HostUsers != nil && *d.in.HostUsers
 	if !d.ownUsers() {
 		return
 	}

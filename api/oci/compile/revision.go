@@ -53,6 +53,7 @@ func revisions() map[string]int32 {
 		"devices[].cdi":           3,
 
 		"userNamespace":                             3,
+		"hostUsers":                                 3,
 		"security":                                  3,
 		"security.fsGroup":                          3,
 		"security.fsGroupChangePolicy":              3,

@@ -145,6 +145,18 @@ func TestSwapNeedsAnAgentThatKnowsIt(t *testing.T) {
 	}
 }
 
+// TestHostUsersIsPassedOn: an agent that gives user namespaces by default gets to know that a
+// Container is to have the node's ids.
+func TestHostUsersIsPassedOn(t *testing.T) {
+	for spec, want := range map[string]bool{"": false, "\nhostUsers: true": true, "\nhostUsers: false": false} {
+		b, faults := Bundle(parse(t, "image: busybox"+spec))
+		if len(faults) > 0 || b.HostUsers != want || b.UserNamespace != (spec == "\nhostUsers: false") ||
+			want && MinAgentRevision(b) != 3 {
+			t.Errorf("%q: found hostUsers %v, userNamespace %v, %v", spec, b.HostUsers, b.UserNamespace, faults)
+		}
+	}
+}
+
 func raw(document string) runtime.RawExtension {
 	return runtime.RawExtension{Raw: []byte(document)}
 }
