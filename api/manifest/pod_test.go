@@ -400,3 +400,29 @@ func faultsOfPods(t *testing.T, text string) {
 		}
 	}
 }
+
+// TestPodBandwidth: what limits the traffic of a Pod limits that of the container whose network its
+// containers share. None of them is left to the agent's default of hostUsers, which is for one alone.
+func TestPodBandwidth(t *testing.T) {
+	head := strings.Replace(podHead, "{name: web}",
+		"{name: web, annotations: {kubernetes.io/ingress-bandwidth: 10M, kubernetes.io/egress-bandwidth: 1M}}", 1)
+	containers, faults := compilePods(head + podContainers)
+	if len(faults) > 0 || len(containers) != 2 {
+		t.Fatalf("found %v, %q; want two Containers", containers, faults)
+	}
+	for i, c := range containers {
+		limits := 0
+		for _, name := range []string{v1alpha1.AnnotationIngressBandwidth, v1alpha1.AnnotationEgressBandwidth} {
+			if _, ok := c.Annotations[name]; ok {
+				limits++
+			}
+		}
+		if want := 2 - 2*i; limits != want || c.Spec.HostUsers == nil || !*c.Spec.HostUsers {
+			t.Errorf("%s: found %d limits, hostUsers %v; want %d, true", c.Name, limits, c.Spec.HostUsers, want)
+		}
+	}
+	containers, faults = compilePods(head + "  containers:\n  - {name: app, image: a}\n")
+	if len(faults) > 0 || len(containers) != 1 || containers[0].Spec.HostUsers != nil {
+		t.Errorf("found %v, %q; want one Container that leaves hostUsers to the agent", containers, faults)
+	}
+}

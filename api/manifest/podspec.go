@@ -31,7 +31,7 @@ func (p *podOf) container(c *podContainer) *v1alpha1.Container {
 		Image: c.Image, ImagePullPolicy: c.ImagePullPolicy, ImagePullSecrets: p.Spec.ImagePullSecrets,
 		Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir, EnvFrom: c.EnvFrom,
 		Env: p.variables(c), Resources: c.Resources, VolumeMounts: c.VolumeMounts,
-		HostPID: p.Spec.HostPID, HostIPC: p.Spec.HostIPC, HostUsers: p.Spec.HostUsers,
+		HostPID: p.Spec.HostPID, HostIPC: p.Spec.HostIPC, HostUsers: p.hostUsers(),
 		TerminationGracePeriodSeconds: p.Spec.TerminationGracePeriodSeconds,
 		NodeName:                      p.Spec.NodeName, NodeSelector: p.Spec.NodeSelector,
 		Tolerations: p.Spec.Tolerations, RuntimeClassName: p.Spec.RuntimeClassName,
@@ -39,7 +39,20 @@ func (p *podOf) container(c *podContainer) *v1alpha1.Container {
 		SecurityContext: p.securityContext(c), Volumes: p.volumes(c),
 	}
 	p.setNetwork(c, &out.Spec)
+	if out.Spec.Network != nil { // the owner's
+		delete(out.Annotations, v1alpha1.AnnotationIngressBandwidth)
+		delete(out.Annotations, v1alpha1.AnnotationEgressBandwidth)
+	}
 	return out.DeepCopy()
+}
+
+// hostUsers returns the Pod's hostUsers. If its containers share a network, it is not left to the
+// agent's default: that could give a user namespace to the owner of the network alone.
+func (p *podOf) hostUsers() *bool {
+	if p.Spec.HostUsers == nil && len(p.containers) > 1 {
+		return new(true)
+	}
+	return p.Spec.HostUsers
 }
 
 // owner returns the container in whose network the others are: the one that starts first.
