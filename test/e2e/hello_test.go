@@ -283,11 +283,11 @@ func TestBadInput(t *testing.T) {
 			"unknown field": {image + "  comand: [x]\n", `unknown field "spec.comand"`},
 			"privileged with devices": {
 				image + "  securityContext: {privileged: true}\n  devices: [{path: /dev/fuse}]\n",
-				"remove devices or privileged",
+				"remove devices by path or privileged",
 			},
 			"limit": {
 				image + "  resources: {limits: {gpu: 1}}\n",
-				"limits may name cpu, memory, pids, hugepages-2Mi and hugepages-1Gi only",
+				"limits may name cpu, memory, swap, pids, hugepages-2Mi and hugepages-1Gi only",
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
