@@ -30,6 +30,10 @@ type Request struct {
 	Resources corev1.ResourceList
 	// MinAgent is the lowest revision of an agent that knows every field of the OCIBundle.
 	MinAgent int32
+	// Volumes are the volumes of its claims that not every node reaches.
+	Volumes []Volume
+	// Provision reports that a volume is still to be created for the node.
+	Provision bool
 }
 
 // handler returns the name under which a NodeAgent lists the runtime that is asked for.
@@ -108,7 +112,9 @@ type Unfit struct {
 type check func(Request, Node) string
 
 // checks in the order in which a node is judged; the first lack is the one that is reported.
-var checks = []check{isReady, isTolerated, isSelected, hasHandler, isNewEnough, hasRoom}
+var checks = []check{
+	isReady, isTolerated, isSelected, hasHandler, isNewEnough, reachesVolumes, canProvision, hasRoom,
+}
 
 func isReady(_ Request, n Node) string {
 	if n.Agent.DeletionTimestamp != nil {
@@ -259,8 +265,8 @@ func summary(lacks map[string]int) string {
 }
 
 // Named reports whether a Container may go to the node that it names, past the choice: the node
-// must exist and have the handler. Taints, labels, room and readiness are not asked, as for a Pod
-// with spec.nodeName. node is nil where there is no NodeAgent of that name.
+// must exist, have the handler and reach the volumes. Taints, labels, room and readiness are not
+// asked, as for a Pod with spec.nodeName. node is nil where there is no NodeAgent of that name.
 func Named(r Request, name string, node *Node) *Unfit {
 	if node == nil {
 		return &Unfit{
@@ -276,7 +282,7 @@ func Named(r Request, name string, node *Node) *Unfit {
 		return &Unfit{v1alpha1.ReasonHandlerNotFound, fmt.Sprintf("node %s has no handler %q; it has: %s",
 			name, r.handler(), orNone(have))}
 	}
-	return nil
+	return namedVolumes(r, name, *node)
 }
 
 // Outdated returns why the agent of the node that was chosen cannot run the Container, nil if it
