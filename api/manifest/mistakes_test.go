@@ -463,9 +463,9 @@ volumeMounts:
 		{
 			"PVC", spec(`volumes:
 - name: a
-  persistentVolumeClaim: {claimName: a}`),
+  persistentVolumeClaim: {readOnly: true}`),
 			[]string{
-				`9:28: spec.volumes[0].persistentVolumeClaim: is honoured by an agent without a cluster only, since agents of a cluster cannot read PersistentVolumes yet: mount a hostPath, or run the Container on one host without a cluster`,
+				`9:28: spec.volumes[0].persistentVolumeClaim.claimName: found nothing; name a PersistentVolumeClaim of the Container's namespace`,
 			},
 		},
 		{

@@ -31,8 +31,7 @@ func compilePods(text string) ([]*v1alpha1.Container, []string) {
 	for _, d := range manifest.Parse([]byte(text)) {
 		if d.Container != nil {
 			out = append(out, d.Container)
-			_, found := compile.Bundle(d.Container, compile.Neighbours(), compile.LocalVolumes(),
-				compile.UnsafeSysctls())
+			_, found := compile.Bundle(d.Container, compile.Neighbours(), compile.UnsafeSysctls())
 			d.Report(found)
 		}
 		for _, f := range d.Faults {
@@ -387,7 +386,7 @@ func faultsOfPods(t *testing.T, text string) {
 		if d.Pod == "" {
 			continue
 		}
-		b, found := compile.Bundle(d.Container, compile.Neighbours(), compile.LocalVolumes())
+		b, found := compile.Bundle(d.Container, compile.Neighbours())
 		d.Report(found)
 		faults += len(d.Faults)
 		if b == nil && faults == 0 {

@@ -82,9 +82,10 @@ type Volume struct {
 	// +optional
 	Projected *ProjectedVolumeSource `json:"projected,omitempty"`
 
-	// persistentVolumeClaim is a directory of the node that outlives the Container. It belongs to a
-	// PersistentVolumeClaim of the Container's namespace, which an agent without a cluster has in its
-	// directory of manifests; a cluster refuses the field.
+	// persistentVolumeClaim is the volume of a PersistentVolumeClaim of the Container's namespace. It
+	// outlives the Container. In a cluster it is the PersistentVolume of type local or hostPath that
+	// the claim is bound to; an agent without a cluster has the claim in its directory of manifests,
+	// and keeps a directory for it.
 	// +optional
 	PersistentVolumeClaim *corev1.PersistentVolumeClaimVolumeSource `json:"persistentVolumeClaim,omitempty"`
 

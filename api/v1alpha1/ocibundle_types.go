@@ -103,6 +103,14 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	VolumePullSecrets []string `json:"volumePullSecrets,omitempty"`
 
+	// claims are the PersistentVolumes that the PersistentVolumeClaims of volumes are bound to. An
+	// agent without a cluster keeps the directories of claims itself, and has none here.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=128
+	Claims []BundleClaim `json:"claims,omitempty"`
+
 	// subPaths are the paths in volumes that the agent has to mount, since mounts of config name them.
 	// +optional
 	// +listType=map
@@ -276,6 +284,41 @@ type BundleProcess struct {
 	// +kubebuilder:validation:MaxItems=16
 	Ulimits []Ulimit `json:"ulimits,omitempty"`
 }
+
+// BundleClaim is a PersistentVolumeClaim, and the part of its PersistentVolume that the agent
+// needs.
+type BundleClaim struct {
+	// name of the PersistentVolumeClaim, in the Container's namespace.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// uid of the PersistentVolumeClaim: a later one of the same name is another.
+	UID types.UID `json:"uid"`
+	// volumeName is the PersistentVolume that it is bound to.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	VolumeName string `json:"volumeName"`
+	// kind of the PersistentVolume: local or hostPath. securityContext.fsGroup applies to the files of
+	// the former, as in a Pod.
+	// +kubebuilder:validation:Enum=local;hostPath
+	Kind string `json:"kind"`
+	// path of the volume on the node.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Path string `json:"path"`
+	// type of the file at path, as that of a hostPath volume. Of kind local, it is a directory.
+	// +optional
+	Type corev1.HostPathType `json:"type,omitempty"`
+	// readOnly makes all mounts of the volume read-only.
+	// +optional
+	ReadOnly bool `json:"readOnly,omitempty"`
+}
+
+// Values of BundleClaim.kind.
+const (
+	ClaimLocal    = "local"
+	ClaimHostPath = "hostPath"
+)
 
 // BundleSubPath is a path in a volume. The source of its mount in config is subpaths/MOUNT.
 type BundleSubPath struct {

@@ -270,7 +270,7 @@ func TestHostPathTypes(t *testing.T) {
 		{"/dev/null", corev1.HostPathBlockDev, false},
 		{file, "Nonsense", false},
 	} {
-		err := hostPath("volumes[0].hostPath", &corev1.HostPathVolumeSource{
+		err := CheckHostPath("volumes[0].hostPath", &corev1.HostPathVolumeSource{
 			Path: tc.path,
 			Type: &tc.kind,
 		})

@@ -105,7 +105,7 @@ func CheckHostPaths(volumes []v1alpha1.Volume) error {
 		if v.HostPath == nil {
 			continue
 		}
-		if err := hostPath(fmt.Sprintf("volumes[%d].hostPath", i), v.HostPath); err != nil {
+		if err := CheckHostPath(fmt.Sprintf("volumes[%d].hostPath", i), v.HostPath); err != nil {
 			return err
 		}
 	}
@@ -238,9 +238,10 @@ func (d Dir) removeVolume(name string) error {
 	return nil
 }
 
-// hostPath checks or creates the path of a hostPath volume by its type, as the kubelet does
-// (corev1.HostPathType). A symlink is followed: the path is the user's, on the node.
-func hostPath(field string, source *corev1.HostPathVolumeSource) error {
+// CheckHostPath checks or creates the path of a hostPath volume by its type, as the kubelet does
+// (corev1.HostPathType). A symlink is followed: the path is the user's, on the node. Errors begin
+// with field.
+func CheckHostPath(field string, source *corev1.HostPathVolumeSource) error {
 	kind := corev1.HostPathUnset
 	if source.Type != nil {
 		kind = *source.Type

@@ -14,6 +14,7 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/volume"
 )
@@ -26,11 +27,11 @@ type Claims interface {
 	AccessModes(namespace, claim string) (modes []corev1.PersistentVolumeAccessMode, ok bool)
 }
 
-// claimsStage finds or creates the directories of volumes with a PersistentVolumeClaim. A container
-// waits for a claim that is not there, and for one that another container has to itself. Release
-// removes no data.
+// claimsStage finds or creates the directories of volumes with a PersistentVolumeClaim. Without a
+// cluster, a container waits for a claim that is not there, and for one that another container has
+// to itself; in a cluster the controller does that. Release removes no data.
 type claimsStage struct {
-	claims  Claims        // nil on a node that has none
+	claims  Claims        // nil in a cluster
 	volumes *volume.Store // nil with claims
 	waiters *waiters
 }
@@ -63,16 +64,12 @@ func (claimsStage) Name() string { return "claims" }
 func (claimsStage) Scope() Scope { return PerContainer }
 
 func (s claimsStage) Ensure(ctx context.Context, c *Container) error {
-	has := slices.ContainsFunc(c.Bundle.Spec.Volumes, func(v v1alpha1.Volume) bool {
+	if s.claims == nil {
+		return ofCluster(c)
+	}
+	if slices.ContainsFunc(c.Bundle.Spec.Volumes, func(v v1alpha1.Volume) bool {
 		return v.PersistentVolumeClaim != nil
-	})
-	switch {
-	case s.claims == nil && has:
-		return errors.New("spec.volumes: found a PersistentVolumeClaim;" +
-			" allowed: none, since this agent cannot read them")
-	case s.claims == nil:
-		return nil
-	case has:
+	}) {
 		if err := s.claims.Unread(c.Bundle.Owner().Namespace, nil); err != nil {
 			return &Pending{
 				Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonProgressing,
@@ -107,6 +104,39 @@ func (s claimsStage) Ensure(ctx context.Context, c *Container) error {
 			c.Directories[v.Name] = merge.Directory{
 				Path: paths[p.ClaimName], ReadOnly: p.ReadOnly || readOnly[p.ClaimName],
 			}
+		}
+	}
+	return nil
+}
+
+// ofCluster finds the volumes of claims as the controller has resolved them, and checks their paths
+// on this node.
+func ofCluster(c *Container) error {
+	if c.Directories == nil {
+		c.Directories = map[string]merge.Directory{}
+	}
+	for i, v := range c.Bundle.Spec.Volumes {
+		p := v.PersistentVolumeClaim
+		if p == nil {
+			continue
+		}
+		at := fmt.Sprintf("spec.volumes[%d].persistentVolumeClaim", i)
+		j := slices.IndexFunc(c.Bundle.Spec.Claims, func(b v1alpha1.BundleClaim) bool {
+			return b.Name == p.ClaimName
+		})
+		if j < 0 {
+			return fmt.Errorf("%s: found no volume of claim %s in claims; allowed: one for each claim", at,
+				p.ClaimName)
+		}
+		claim := &c.Bundle.Spec.Claims[j]
+		source := corev1.HostPathVolumeSource{Path: claim.Path, Type: &claim.Type}
+		at = fmt.Sprintf("%s: PersistentVolume %s: spec.%s", at, claim.VolumeName, claim.Kind)
+		if err := bundle.CheckHostPath(at, &source); err != nil {
+			return err
+		}
+		c.Directories[v.Name] = merge.Directory{
+			Path: claim.Path, ReadOnly: p.ReadOnly || claim.ReadOnly,
+			KeepsGroup: claim.Kind != v1alpha1.ClaimLocal,
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/source"
@@ -122,18 +123,81 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// TestClusterHasNoClaims: an agent of a cluster refuses a claim, whoever compiled it, and leaves
-// other volumes alone.
-func TestClusterHasNoClaims(t *testing.T) {
+// TestClaimsOfACluster: an agent of a cluster mounts the volumes that the OCIBundle names, after it
+// has looked at them by the type of the PersistentVolume.
+func TestClaimsOfACluster(t *testing.T) {
 	leaktest.Check(t)
 	dir := t.TempDir()
-	err := claimsStage{}.Ensure(t.Context(), claimant(t, dir, "a", "many"))
-	if err == nil || !strings.Contains(err.Error(), "spec.volumes: found a PersistentVolumeClaim") {
-		t.Errorf("found %v", err)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const at = "spec.volumes[0].persistentVolumeClaim: "
+	for name, tc := range map[string]struct {
+		claim v1alpha1.BundleClaim
+		want  merge.Directory
+		fault string
+	}{
+		"local": {
+			v1alpha1.BundleClaim{Kind: "local", Path: dir, Type: corev1.HostPathDirectory},
+			merge.Directory{Path: dir},
+			"",
+		},
+		"read-only": {
+			v1alpha1.BundleClaim{Kind: "local", Path: dir, ReadOnly: true},
+			merge.Directory{Path: dir, ReadOnly: true},
+			"",
+		},
+		"hostPath": {
+			v1alpha1.BundleClaim{
+				Kind: "hostPath", Path: dir + "/new", Type: corev1.HostPathDirectoryOrCreate,
+			},
+			merge.Directory{Path: dir + "/new", KeepsGroup: true},
+			"",
+		},
+		"nothing there": {
+			v1alpha1.BundleClaim{Kind: "local", Path: dir + "/none", Type: corev1.HostPathDirectory},
+			merge.Directory{},
+			at + "PersistentVolume pv: spec.local.path: found nothing at " + dir + "/none" +
+				" on this node; allowed: a directory",
+		},
+		"no directory": {
+			v1alpha1.BundleClaim{Kind: "local", Path: file, Type: corev1.HostPathDirectory},
+			merge.Directory{},
+			at + "PersistentVolume pv: spec.local.path: found " + file +
+				" (a regular file); allowed: a directory",
+		},
+		"another claim": {
+			v1alpha1.BundleClaim{Name: "x", Kind: "local", Path: dir},
+			merge.Directory{},
+			at + "found no volume of claim data in claims",
+		},
+	} {
+		c := claimant(t, dir, "a", "data")
+		tc.claim.VolumeName = "pv"
+		if tc.claim.Name == "" {
+			tc.claim.Name = "data"
+		}
+		c.Bundle.Spec.Claims = []v1alpha1.BundleClaim{tc.claim}
+		err := claimsStage{}.Ensure(t.Context(), c)
+		switch {
+		case tc.fault == "" && (err != nil || c.Directories["v"] != tc.want):
+			t.Errorf("%s: found %+v, %v; want %+v", name, c.Directories["v"], err, tc.want)
+		case tc.fault != "" && (err == nil || !strings.HasPrefix(err.Error(), tc.fault)):
+			t.Errorf("%s: found %v; want %s", name, err, tc.fault)
+		}
+		if err := (claimsStage{}).Release(t.Context(), c); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Stat(dir + "/new"); err != nil || !info.IsDir() {
+		t.Errorf("the directory to create: %v", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("Release: %v", err)
 	}
 	c := claimant(t, dir, "a", "")
-	if err := errors.Join((claimsStage{}).Ensure(t.Context(), c),
-		(claimsStage{}).Release(t.Context(), c)); err != nil {
-		t.Error(err)
+	if err := (claimsStage{}).Ensure(t.Context(), c); err != nil || len(c.Directories) > 0 {
+		t.Errorf("no claim: found %v, %v", c.Directories, err)
 	}
 }

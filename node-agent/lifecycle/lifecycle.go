@@ -177,7 +177,7 @@ type Config struct {
 	// Tokens has the tokens of ServiceAccounts that volumes ask for; nil without a cluster.
 	Tokens Tokens
 	// Claims has the PersistentVolumeClaims that volumes refer to, and Volumes their directories; both
-	// are nil if the agent has none.
+	// are nil in a cluster, where an OCIBundle names the directories.
 	Claims  Claims
 	Volumes *volume.Store
 	// Pulls fetches images.

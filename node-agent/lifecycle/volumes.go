@@ -66,7 +66,7 @@ func giveVolumes(ctx context.Context, c *Container) error {
 		switch {
 		case v.EmptyDir != nil:
 			path = c.Dir.Volume(v.Name)
-		case found && !directory.ReadOnly:
+		case found && !directory.ReadOnly && !directory.KeepsGroup:
 			path = directory.Path
 		default:
 			continue

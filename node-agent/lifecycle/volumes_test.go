@@ -19,6 +19,10 @@ func TestFSGroupThatCannotBeGiven(t *testing.T) {
 	n.c.Bundle.Spec.Security = &v1alpha1.BundleSecurity{FSGroup: new(int64(77))}
 	n.c.Bundle.Spec.Volumes = []v1alpha1.Volume{{Name: "claim"}}
 	missing := filepath.Join(t.TempDir(), "missing")
+	n.c.Directories = map[string]merge.Directory{"claim": {Path: missing, KeepsGroup: true}}
+	if err := (volumesStage{&shares{}}).Ensure(t.Context(), n.c); err != nil {
+		t.Errorf("a volume that fsGroup does not apply to: found %v", err)
+	}
 	n.c.Directories = map[string]merge.Directory{"claim": {Path: missing}}
 	err := volumesStage{&shares{}}.Ensure(t.Context(), n.c)
 	want := "spec.securityContext.fsGroup: volume claim: open " + missing

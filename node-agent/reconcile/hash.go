@@ -46,10 +46,11 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 		Security   *v1alpha1.BundleSecurity `json:",omitempty"`
 		Users      bool                     `json:",omitempty"`
 		HostUsers  bool                     `json:",omitempty"`
+		Claims     []v1alpha1.BundleClaim   `json:",omitempty"`
 	}{
 		spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network, spec.Names,
 		spec.Devices, spec.AllDevices, spec.SubPaths, spec.Security,
-		spec.UserNamespace, spec.HostUsers,
+		spec.UserNamespace, spec.HostUsers, spec.Claims,
 	})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)

@@ -11,7 +11,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestClaims: an agent without a cluster gets the claims as they are, with mounts that it fills in.
+// TestClaims: the agent gets the claims as they are, with mounts that it fills in.
 // A name that no claim can have is refused.
 func TestClaims(t *testing.T) {
 	const text = `
@@ -32,7 +32,7 @@ spec:
 		if err := yaml.UnmarshalStrict([]byte(text), c); err != nil {
 			t.Fatal(err)
 		}
-		b, faults := Bundle(c, LocalVolumes())
+		b, faults := Bundle(c)
 		if len(faults) > 0 {
 			return nil, faults.ToAggregate().Error()
 		}

@@ -24,10 +24,6 @@ func Architecture(goarch string) Option {
 	return func(d *draft) { d.arch = goarch }
 }
 
-// LocalVolumes lets the Container refer to PersistentVolumeClaims. It is for an agent without a
-// cluster, which has them in its directory of manifests.
-func LocalVolumes() Option { return func(d *draft) { d.localVolumes = true } }
-
 // Neighbours lets the Container refer to other Containers of its namespace. It is for an agent
 // without a cluster, whose node has all of them.
 func Neighbours() Option { return func(d *draft) { d.neighbours = true } }
@@ -50,7 +46,8 @@ func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
 // a rootfs; the source of an emptyDir's bind mount is "volumes/NAME". These
 // relative paths are relative to the bundle's directory. The source of a mount of
 // a PersistentVolumeClaim, or of a volume of another Container, stands for a
-// directory that only the node knows (merge.NodeSource).
+// directory that only the node knows (merge.NodeSource). In a cluster the caller
+// fills Claims of the result, too.
 func Bundle(c *v1alpha1.Container, opts ...Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
 	if c == nil {
 		return nil, field.ErrorList{field.Required(field.NewPath("spec"), "there is no Container")}
@@ -134,8 +131,6 @@ type draft struct {
 	in   v1alpha1.ContainerSpec
 	path *field.Path
 	arch string
-	// localVolumes allows references to PersistentVolumeClaims.
-	localVolumes bool
 	// neighbours allows references to other Containers.
 	neighbours bool
 	// noServiceAccounts refuses tokens of ServiceAccounts.

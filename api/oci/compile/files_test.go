@@ -40,6 +40,15 @@ func fileVolumes() []v1alpha1.Volume {
 	return out
 }
 
+// ofClaim returns a volume of a PersistentVolumeClaim in place of the first one of base.
+func ofClaim(readOnly bool) v1alpha1.Volume {
+	return v1alpha1.Volume{
+		Name: "e", PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{
+			ClaimName: "c", ReadOnly: readOnly,
+		},
+	}
+}
+
 func keys(path string) []corev1.KeyToPath { return []corev1.KeyToPath{{Key: "k", Path: path}} }
 
 // fileCases returns the cases of volumes of files for TestEveryField.
@@ -76,12 +85,20 @@ func fileCases() map[string]fieldCase {
 		},
 		"volumes[].secret.defaultUser": refused("spec.volumes[6].secret.defaultUser",
 			func(s *spec) { s.Volumes[6].Secret.DefaultUser = new(int64(1)) }),
-		"volumes[].persistentVolumeClaim": refused("spec.volumes[0].persistentVolumeClaim",
-			func(s *spec) {
-				s.Volumes[0] = v1alpha1.Volume{
-					Name: "e", PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"},
-				}
-			}),
+		"volumes[].persistentVolumeClaim.claimName": {
+			arrives: arrives{
+				"volumes[e].persistentVolumeClaim.claimName": `"c"`, "config.mounts[/e].source": `"claims/e"`,
+			},
+			set: func(s *spec) { s.Volumes[0] = ofClaim(false) },
+		},
+		"volumes[].persistentVolumeClaim.readOnly": {
+			arrives: arrives{
+				"volumes[e].persistentVolumeClaim.claimName": `"c"`, "config.mounts[/e].source": `"claims/e"`,
+				"volumes[e].persistentVolumeClaim.readOnly": `true`,
+				"config.mounts[/e].options":                 `["rbind","rprivate","ro"]`,
+			},
+			set: func(s *spec) { s.Volumes[0] = ofClaim(true) },
+		},
 		"volumes[].container": refused("spec.volumes[0].container", func(s *spec) {
 			s.Volumes[0] = v1alpha1.Volume{
 				Name: "e", Container: &v1alpha1.ContainerVolume{Name: "web", Volume: "data"},

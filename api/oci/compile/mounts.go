@@ -118,15 +118,9 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) corev1.S
 	return medium
 }
 
-// noClaims is the reason for which a cluster refuses named volumes.
-const noClaims = "is honoured by an agent without a cluster only, since agents of a cluster cannot read PersistentVolumes yet: mount a hostPath, or run the Container on one host without a cluster"
-
-// claim checks a reference to a PersistentVolumeClaim, whose directory the agent finds.
+// claim checks a reference to a PersistentVolumeClaim. Its volume is the controller's to find or,
+// without a cluster, the agent's.
 func claim(d *draft, at *field.Path, v *corev1.PersistentVolumeClaimVolumeSource) {
-	if !d.localVolumes {
-		d.refuse(at, noClaims)
-		return
-	}
 	at = at.Child("claimName")
 	if v.ClaimName == "" {
 		d.faults = append(d.faults, field.Required(at,

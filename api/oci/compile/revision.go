@@ -94,7 +94,7 @@ func revisions() map[string]int32 {
 		"network.ports[].containerPort": 2,
 		"network.ports[].protocol":      2,
 	}
-	newest := environmentFields + nameFields + bandwidthFields + " " + volumeFields()
+	newest := environmentFields + nameFields + bandwidthFields + claimFields + " " + volumeFields()
 	for _, path := range strings.Fields(newest) {
 		out[path] = 3
 	}
@@ -163,6 +163,10 @@ const environmentFields = `process.env process.env[].name process.env[].value pr
 
 // bandwidthFields are network.bandwidth with all that it may hold.
 const bandwidthFields = ` network.bandwidth network.bandwidth.ingress network.bandwidth.egress`
+
+// claimFields are claims with all that they may hold.
+const claimFields = ` claims claims[].name claims[].uid claims[].volumeName claims[].kind claims[].path
+	claims[].type claims[].readOnly `
 
 // nameFields are names with all that it may hold.
 const nameFields = ` names names.subdomain names.setHostnameAsFQDN names.dnsPolicy

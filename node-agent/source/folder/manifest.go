@@ -145,8 +145,8 @@ func (on node) compile(d *manifest.Document) compiled {
 	}
 	digest := specDigest(&c.Spec)
 	SetDefaults(c)
-	spec, faults := on.bundle(c, compile.LocalVolumes(), compile.Neighbours(),
-		compile.WithoutServiceAccounts(), compile.UnsafeSysctls())
+	spec, faults := on.bundle(c, compile.Neighbours(), compile.WithoutServiceAccounts(),
+		compile.UnsafeSysctls())
 	d.Report(append(faults, on.placed(&c.Spec)...))
 	var config source.Document
 	if spec != nil {
