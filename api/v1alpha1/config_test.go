@@ -281,6 +281,8 @@ func TestPodSecurity(t *testing.T) {
 			"image: busybox\nvolumes: [{name: v, emptyDir: {}}]\nsecurityContext: {capabilities: {add: [CHOWN]}}",
 		},
 		{"restricted", fill("", "")},
+		// An administrator has made the volume that a claim is bound to, whatever its type.
+		{"restricted", fill("", "") + "\nvolumes: [{name: v, persistentVolumeClaim: {claimName: data}}]"},
 		{
 			"restricted",
 			fill("", ", appArmorProfile: {type: Localhost, localhostProfile: x},"+

@@ -77,6 +77,12 @@ const (
 	// does not know yet, and in Accepted and Stalled when the agent has refused the OCIBundle for
 	// that.
 	ReasonAgentTooOld = "AgentTooOld"
+	// ReasonVolumeNotBound surfaces in Scheduled while the Container waits for a PersistentVolumeClaim
+	// that is missing, is being deleted, or is not bound to a PersistentVolume.
+	ReasonVolumeNotBound = "VolumeNotBound"
+	// ReasonVolumeUnsupported surfaces in Scheduled, Ready and Stalled when a PersistentVolumeClaim is
+	// bound to a PersistentVolume that Berth cannot mount; the message names its type.
+	ReasonVolumeUnsupported = "VolumeUnsupported"
 	// ReasonUnowned surfaces in Accepted of an OCIBundle that was compiled from no Container; the
 	// agent does not run it.
 	ReasonUnowned = "Unowned"
@@ -98,6 +104,9 @@ const (
 	ReasonBundleConflict = "BundleConflict"
 	// ReasonNewerDefaults surfaces in RecompileAvailable; the message names the fields that differ.
 	ReasonNewerDefaults = "NewerDefaults"
+	// ReasonVolumeChanged surfaces in RecompileAvailable when a PersistentVolumeClaim is not the one,
+	// or is not bound to the volume, that the container was created with.
+	ReasonVolumeChanged = "VolumeChanged"
 	// ReasonImagePulled surfaces in ImageReady when the image is on the node.
 	ReasonImagePulled = "ImagePulled"
 	// ReasonPulling surfaces in ImageReady while the image is being fetched.
@@ -115,8 +124,9 @@ const (
 	// file of variables, a key in one, or a PersistentVolumeClaim, which the message names. It is the
 	// kubelet's word.
 	ReasonConfigMissing = "CreateContainerConfigError"
-	// ReasonVolumeInUse surfaces in Running while the container waits for a PersistentVolumeClaim of
-	// access mode ReadWriteOncePod that another Container has, which the message names.
+	// ReasonVolumeInUse surfaces in Scheduled, or without a cluster in Running, while the container
+	// waits for a PersistentVolumeClaim of access mode ReadWriteOncePod that another Container has,
+	// which the message names.
 	ReasonVolumeInUse = "VolumeInUse"
 	// ReasonVolumeNotReady surfaces in Running while the container waits for a volume of another
 	// Container, or until other containers have left one of its own that is to be made anew.

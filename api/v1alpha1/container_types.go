@@ -33,6 +33,13 @@ const DefaultProgressDeadlineSeconds = 600
 // node.
 const ContainerFinalizer = "berth.run/container"
 
+// ClaimFinalizer on a PersistentVolumeClaim holds it while an OCIBundle has it.
+const ClaimFinalizer = "berth.run/claim-in-use"
+
+// AnnotationClaimUser on a PersistentVolumeClaim of access mode ReadWriteOncePod is the Container
+// that has it, or had it last: NAME/UID.
+const AnnotationClaimUser = "berth.run/used-by"
+
 // AnnotationRecompile on a Container has it compiled anew each time that its value changes, by the
 // version of Berth that runs then. Otherwise what was compiled is kept until the spec is edited.
 const AnnotationRecompile = "berth.run/recompile"

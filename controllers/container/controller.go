@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -58,6 +59,9 @@ const conflictDelay = 500 * time.Millisecond
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=node.k8s.io,resources=runtimeclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconciler brings one Container at a time to where its spec wants it.
@@ -85,6 +89,9 @@ type Reconciler struct {
 
 	absences absences
 	answers  answers
+	// releasing is held for writing while a claim is released, and for reading by dispatches that use
+	// claims.
+	releasing sync.RWMutex
 }
 
 // Profiles is the part of *profile.Keeper that the Reconciler calls.

@@ -46,6 +46,18 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 			return false, err
 		}
 	}
+	if len(s.volumes) > 0 {
+		r.releasing.RLock()
+		defer r.releasing.RUnlock()
+		wait, err := r.acquireClaims(ctx, s)
+		if err != nil || wait != nil {
+			r.withdrawFirst(s)
+			if wait != nil {
+				s.found.scheduled = wait
+			}
+			return false, err
+		}
+	}
 	if s.profile != "" && !s.kept {
 		if err := r.Profiles.Ensure(ctx, s.profile); err != nil {
 			r.withdrawFirst(s)

@@ -87,7 +87,8 @@ func (r *Reconciler) offer(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	next.Handler = s.bundle.Spec.Handler // of the placement
+	// of the placement
+	next.Handler, next.Claims = s.bundle.Spec.Handler, s.bundle.Spec.Claims
 	cached := *next
 	cached.Config.Raw = digest(next.Config.Raw)
 	if differs, _ := difference(&s.bundle.Spec, &cached); differs == "" {

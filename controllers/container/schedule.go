@@ -57,15 +57,12 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 		s.settleHandler(&request)
 	}
 
-	node, unfit, err := r.place(ctx, s, request)
-	if err != nil {
+	var err error
+	s.found.scheduled, err = r.choose(ctx, s, request)
+	if err != nil || s.found.scheduled.node == "" {
 		return false, err
 	}
-	if unfit != nil {
-		s.found.scheduled = &verdict{reason: unfit.Reason, message: unfit.Message}
-		return false, nil
-	}
-	s.found.scheduled = placed(node)
+	node := s.found.scheduled.node
 
 	chosen, err := r.readNode(ctx, node)
 	if err != nil {
@@ -86,11 +83,35 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	if s.profile, err = seccompref.Split(s.desired); err != nil {
 		return false, err
 	}
+	s.desired.Claims = s.boundClaims()
 	s.keepRun(node, request.Handler)
 	s.desired.NodeName = node
 	s.desired.Handler = request.Handler
+	s.desired.Claims = s.boundClaims()
 	s.desired.Requests = request.Resources
 	return true, nil
+}
+
+// choose settles the volumes and the node: on the one hand the node must reach the volumes that are
+// there, on the other hand a volume may be created only once the node is known.
+func (r *Reconciler) choose(ctx context.Context, s *scope, q scheduling.Request) (*verdict, error) {
+	wait, err := r.resolveVolumes(ctx, s, &q)
+	if err != nil || wait != nil {
+		r.withdrawFirst(s)
+		return wait, err
+	}
+	node, unfit, err := r.place(ctx, s, q)
+	if err != nil {
+		return nil, err
+	}
+	if unfit != nil {
+		return &verdict{reason: unfit.Reason, message: unfit.Message}, nil
+	}
+	// The room on the node is kept until the volume is there.
+	if wait, err = r.selectNode(ctx, s, node); err != nil || wait != nil {
+		return wait, err
+	}
+	return placed(node), nil
 }
 
 func placed(node string) *verdict {
@@ -166,12 +187,12 @@ func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) 
 	*scheduling.Unfit, error,
 ) {
 	if name := s.container.Spec.NodeName; name != "" {
-		if s.stays(name, q) {
-			return name, nil, nil
-		}
 		node, err := r.readNode(ctx, name)
 		if err != nil {
 			return "", nil, err
+		}
+		if s.stays(name, q) && (node == nil || scheduling.Reaches(q, *node)) {
+			return name, nil, nil
 		}
 		if unfit := scheduling.Named(q, name, node); unfit != nil {
 			return "", unfit, nil
@@ -181,12 +202,12 @@ func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) 
 	}
 	if s.bundle != nil {
 		name := s.bundle.Spec.NodeName
-		if s.stays(name, q) {
-			return name, nil, nil
-		}
 		node, err := r.readNode(ctx, name)
 		if err != nil {
 			return "", nil, err
+		}
+		if s.stays(name, q) && (node == nil || scheduling.Reaches(q, *node)) {
+			return name, nil, nil
 		}
 		if node == nil || scheduling.Named(q, name, node) == nil {
 			// A node that is not there any more may still run it: it is not placed elsewhere before
@@ -216,7 +237,8 @@ func (s *scope) stays(node string, q scheduling.Request) bool {
 	return s.bundle != nil && s.bundle.Spec.NodeName == node && s.bundle.Spec.Handler == q.Handler
 }
 
-// readNode returns nil where there is no such NodeAgent.
+// readNode returns a node without the usage of its resources, or nil if there is no NodeAgent of
+// the name.
 func (r *Reconciler) readNode(ctx context.Context, name string) (*scheduling.Node, error) {
 	agent := &v1alpha1.NodeAgent{}
 	if err := r.Client.Get(ctx, client.ObjectKey{Name: name}, agent); err != nil {
@@ -225,7 +247,14 @@ func (r *Reconciler) readNode(ctx context.Context, name string) (*scheduling.Nod
 		}
 		return nil, fmt.Errorf("read NodeAgent %s: %w", name, err)
 	}
-	return &scheduling.Node{Agent: agent}, nil
+	core := &corev1.Node{}
+	switch err := r.Client.Get(ctx, client.ObjectKey{Name: name}, core); {
+	case apierrors.IsNotFound(err):
+		core = nil
+	case err != nil:
+		return nil, fmt.Errorf("read Node %s: %w", name, err)
+	}
+	return &scheduling.Node{Agent: agent, Core: core}, nil
 }
 
 // readNodes returns every NodeAgent with the Node of its name. They are the cache's own objects, to

@@ -43,6 +43,8 @@ type scope struct {
 	// if the running container is to be given some of it.
 	sameRun bool
 	edited  *v1alpha1.OCIBundleSpec
+	// volumes are the Container's claims, once they are resolved.
+	volumes []claimed
 	// profile is the seccomp profile that desired refers to, where it was compiled here.
 	profile string
 	// facts are events of completed work, besides those that follow from the change of the status.

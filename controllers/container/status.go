@@ -33,6 +33,8 @@ type findings struct {
 	// newer names the fields that this version of the compiler would compile differently; empty if
 	// there are none.
 	newer string
+	// rebound says which volume of a claim is not the container's any more; empty if all are.
+	rebound string
 	// scheduled is the result of scheduling; nil if there was none.
 	scheduled *verdict
 	// foreign names an OCIBundle under the Container's name that is not the Container's;
@@ -80,11 +82,14 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 	if f.compiled {
 		set(specValid(f))
 	}
-	if f.newer != "" {
+	reason, recompile := v1alpha1.ReasonNewerDefaults, f.newer
+	if f.rebound != "" {
+		reason, recompile = v1alpha1.ReasonVolumeChanged, f.rebound
+	}
+	if recompile != "" {
 		set(metav1.Condition{
 			Type: v1alpha1.ConditionRecompileAvailable, Status: metav1.ConditionTrue,
-			ObservedGeneration: f.generation,
-			Reason:             v1alpha1.ReasonNewerDefaults, Message: f.newer,
+			ObservedGeneration: f.generation, Reason: reason, Message: recompile,
 		})
 	} else {
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionRecompileAvailable)
@@ -151,6 +156,8 @@ func summarize(st *v1alpha1.ContainerStatus, f findings,
 			waitForNode("its OCIBundle is being deleted, and is made again after that", f, bundle))
 	case f.failure != "":
 		return no(reconciling, v1alpha1.ReasonDispatchFailed, f.failure)
+	case scheduled != nil && scheduled.Reason == v1alpha1.ReasonVolumeUnsupported:
+		return no(stalled, scheduled.Reason, scheduled.Message+unchanged)
 	case scheduled != nil && scheduled.Status != metav1.ConditionTrue:
 		return no(reconciling, scheduled.Reason, scheduled.Message+unchanged)
 	case bundle == nil && f.unready != "":

@@ -5,10 +5,12 @@ package container
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/util/workqueue"
@@ -31,6 +33,9 @@ const (
 	indexWaiting = "berth.run/waiting"
 	// indexContainer holds OCIBundles under their Containers.
 	indexContainer = "berth.run/container"
+	// indexClaim holds Containers under the names of the PersistentVolumeClaims that they name, and
+	// OCIBundles under the NAMESPACE/NAME of those that they have.
+	indexClaim = "berth.run/claim"
 )
 
 // What has failed is tried again after 5 ms at first, and at least once a minute: a refused
@@ -56,9 +61,12 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 	if err != nil {
 		return fmt.Errorf("index OCIBundles: %w", err)
 	}
+	if err := r.indexClaims(ctx, index); err != nil {
+		return err
+	}
 	retries := workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](
 		firstRetry, lastRetry)
-	return ctrl.NewControllerManagedBy(mgr).
+	err = ctrl.NewControllerManagedBy(mgr).
 		Named("container").
 		For(&v1alpha1.Container{}).
 		// Not Owns: an OCIBundle is in another namespace, and one that is not the Container's own
@@ -67,11 +75,20 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		Watches(&v1alpha1.NodeAgent{}, r.agentEvents()).
 		Watches(&corev1.Node{}, r.nodeEvents(), changed(nodeMatters)).
 		Watches(&nodev1.RuntimeClass{}, r.wakeWaiting()).
+		Watches(&storagev1.StorageClass{}, r.wakeWaiting()).
+		Watches(&corev1.PersistentVolumeClaim{}, r.claimEvents()).
+		Watches(&corev1.PersistentVolume{}, r.volumeEvents()).
+		// The claim of one that is gone may be what another waits for.
+		Watches(&v1alpha1.Container{}, handler.Funcs{DeleteFunc: r.freed}).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             retries,
 		}).
 		Complete(r)
+	if err != nil {
+		return err
+	}
+	return r.setUpReleaser(mgr)
 }
 
 func waiting(o client.Object) []string {
@@ -134,7 +151,7 @@ func (r *Reconciler) bundleEvents() handler.EventHandler {
 				r.answers.note(is.Spec.NodeName, r.Clock.Now())
 			}
 			addAnswer(q, key)
-			if ended(is) && !ended(was) {
+			if ended(is) && !ended(was) || !slices.Equal(was.Spec.Claims, is.Spec.Claims) {
 				r.wake(ctx, q)
 			}
 		},

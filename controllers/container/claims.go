@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Kubernetes keeps a PersistentVolumeClaim that is being deleted while a Pod uses it, and then
+// removes the claim, the volume and perhaps the data. A Container is no Pod, so the controller has
+// a finalizer of its own on each claim in an OCIBundle. It is set before the OCIBundle is applied,
+// and removed from a claim that is being deleted once no OCIBundle has it. It stays on others: a
+// finalizer holds nothing that is not being deleted.
+
+// inUseDelay is the time after which a Container looks again whether a claim has come free.
+const inUseDelay = 30 * time.Second
+
+var claimResource = schema.GroupResource{Resource: "persistentvolumeclaims"}
+
+// acquireClaims puts the finalizer on the claims of an OCIBundle that is about to be applied, and
+// the Container's name on those that one Container may have at a time. It returns the reason to
+// wait, or nil. The caller holds r.releasing for reading until the OCIBundle is applied.
+func (r *Reconciler) acquireClaims(ctx context.Context, s *scope) (*verdict, error) {
+	for i := range s.volumes {
+		c := &s.volumes[i]
+		if c.bound == nil {
+			continue
+		}
+		now := &corev1.PersistentVolumeClaim{}
+		err := r.Live.Get(ctx, client.ObjectKeyFromObject(c.claim), now)
+		if client.IgnoreNotFound(err) != nil {
+			return nil, fmt.Errorf("read PersistentVolumeClaim %s: %w", c.claim.Name, err)
+		}
+		if err != nil || now.UID != c.claim.UID || now.Spec.VolumeName != c.bound.VolumeName {
+			return nil, apierrors.NewConflict(claimResource, c.claim.Name, errClaimChanged)
+		}
+		c.claim = now
+		if wait := c.unusable(s); wait != nil {
+			return wait, nil
+		}
+		next := now.DeepCopy()
+		if now.DeletionTimestamp == nil { // the API server takes no new finalizer from then on
+			controllerutil.AddFinalizer(next, v1alpha1.ClaimFinalizer)
+		}
+		if exclusive(now) {
+			other, err := r.otherUser(ctx, s, now, true)
+			if err != nil {
+				return nil, err
+			}
+			if other != "" {
+				return c.inUse(s, other), nil
+			}
+			metav1.SetMetaDataAnnotation(&next.ObjectMeta, v1alpha1.AnnotationClaimUser, s.claimUser())
+		}
+		if equality.Semantic.DeepEqual(now.ObjectMeta, next.ObjectMeta) {
+			continue
+		}
+		if err := r.patchClaim(ctx, now, next); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// claimUser is the value of AnnotationClaimUser for the Container.
+func (s *scope) claimUser() string {
+	return s.container.Name + "/" + string(s.container.UID)
+}
+
+// otherUser returns the name of another Container that has a claim which one may have at a time, or
+// "". It reads from the cache, or from the API server itself.
+func (r *Reconciler) otherUser(ctx context.Context, s *scope, claim *corev1.PersistentVolumeClaim,
+	live bool,
+) (string, error) {
+	if user := claim.Annotations[v1alpha1.AnnotationClaimUser]; user == s.claimUser() {
+		return "", nil
+	} else if name, uid, _ := strings.Cut(user, "/"); name != "" {
+		var reader client.Reader = r.Client
+		if live {
+			reader = r.Live
+		}
+		c := &v1alpha1.Container{}
+		err := reader.Get(ctx, client.ObjectKey{Namespace: claim.Namespace, Name: name}, c)
+		if client.IgnoreNotFound(err) != nil {
+			return "", fmt.Errorf("read Container %s: %w", name, err)
+		}
+		if err == nil && string(c.UID) == uid && slices.Contains(claimNames(c), claim.Name) {
+			return name, nil
+		}
+	}
+	users, err := r.claimUsers(ctx, client.ObjectKeyFromObject(claim), live)
+	if err != nil {
+		return "", err
+	}
+	for _, user := range users {
+		if user != s.key() {
+			return user.Name, nil
+		}
+	}
+	return "", nil
+}
+
+// claimUsers returns the Containers whose OCIBundles have a claim.
+func (r *Reconciler) claimUsers(ctx context.Context, claim client.ObjectKey, live bool) (
+	[]client.ObjectKey, error,
+) {
+	list := &v1alpha1.OCIBundleList{}
+	var err error
+	if live {
+		err = r.Live.List(ctx, list, client.MatchingLabels{v1alpha1.LabelNamespace: claim.Namespace})
+	} else {
+		err = r.Client.List(ctx, list, client.MatchingFields{indexClaim: claim.String()},
+			client.UnsafeDisableDeepCopy)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the OCIBundles with PersistentVolumeClaim %s: %w", claim, err)
+	}
+	var out []client.ObjectKey
+	for i := range list.Items {
+		if b := &list.Items[i]; slices.Contains(bundleClaims(b), claim.String()) {
+			out = append(out, containerKey(b))
+		}
+	}
+	return out, nil
+}
+
+// bundleClaims returns the claims of an OCIBundle as NAMESPACE/NAME.
+func bundleClaims(b *v1alpha1.OCIBundle) []string {
+	var out []string
+	namespace := containerKey(b).Namespace
+	for _, c := range b.Spec.Claims {
+		out = append(out, client.ObjectKey{Namespace: namespace, Name: c.Name}.String())
+	}
+	return out
+}
+
+// reviewClaims puts the finalizer of the claims in the OCIBundle back, and finds those that are not
+// what they were when the container was created.
+func (r *Reconciler) reviewClaims(ctx context.Context, s *scope) error {
+	for _, b := range s.bundle.Spec.Claims {
+		c := &corev1.PersistentVolumeClaim{}
+		key := client.ObjectKey{Namespace: s.container.Namespace, Name: b.Name}
+		err := r.Client.Get(ctx, key, c)
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("read PersistentVolumeClaim %s: %w", b.Name, err)
+		}
+		if err != nil || c.UID != b.UID || c.Spec.VolumeName != b.VolumeName {
+			s.found.rebound = fmt.Sprintf("PersistentVolumeClaim %s is not bound to the volume %s any more, "+
+				"which the container goes on using: to have its present volume, set the annotation %s to a "+
+				"new value, which replaces the container", b.Name, b.VolumeName, v1alpha1.AnnotationRecompile)
+			continue
+		}
+		next := c.DeepCopy()
+		if c.DeletionTimestamp == nil && controllerutil.AddFinalizer(next, v1alpha1.ClaimFinalizer) {
+			// The cache may still have one that is gone.
+			if err := client.IgnoreNotFound(r.patchClaim(ctx, c, next)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// claimReleaser removes the finalizer of claims that are being deleted and not in use any more.
+type claimReleaser struct{ containers *Reconciler }
+
+// Reconcile implements reconcile.Reconciler.
+func (c claimReleaser) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	wait, err := c.containers.releaseClaim(ctx, req.NamespacedName)
+	if onlyConflicts(err) {
+		return ctrl.Result{RequeueAfter: conflictDelay}, nil
+	}
+	return ctrl.Result{RequeueAfter: wait}, err
+}
+
+// releaseClaim releases a claim, if nothing uses it. It returns when to look again; 0 is not before
+// the next event.
+func (r *Reconciler) releaseClaim(ctx context.Context, key client.ObjectKey) (time.Duration,
+	error,
+) {
+	cached := &corev1.PersistentVolumeClaim{}
+	if err := r.Client.Get(ctx, key, cached); err != nil || !released(cached) {
+		return 0, client.IgnoreNotFound(err)
+	}
+	if users, err := r.claimUsers(ctx, key, false); err != nil || len(users) > 0 {
+		return 0, err
+	}
+	// No dispatch is between its look at the claim and the write of its OCIBundle from here on.
+	r.releasing.Lock()
+	defer r.releasing.Unlock()
+	now := &corev1.PersistentVolumeClaim{}
+	if err := r.Live.Get(ctx, key, now); err != nil || !released(now) {
+		return 0, client.IgnoreNotFound(err)
+	}
+	if users, err := r.claimUsers(ctx, key, true); err != nil || len(users) > 0 {
+		return conflictDelay, err
+	}
+	named := &v1alpha1.ContainerList{}
+	if err := r.Client.List(ctx, named, client.InNamespace(key.Namespace),
+		client.MatchingFields{indexClaim: key.Name}); err != nil {
+		return 0, fmt.Errorf("list the Containers with PersistentVolumeClaim %s: %w", key, err)
+	}
+	for i := range named.Items {
+		// Nobody knows what became of the attempt to create its OCIBundle.
+		if _, assumed := r.Ledger.Assumed(client.ObjectKeyFromObject(&named.Items[i])); assumed {
+			return conflictDelay, nil
+		}
+	}
+	next := now.DeepCopy()
+	controllerutil.RemoveFinalizer(next, v1alpha1.ClaimFinalizer)
+	return 0, client.IgnoreNotFound(r.patchClaim(ctx, now, next))
+}
+
+// released reports whether the finalizer of a claim is to be removed once nothing uses it.
+func released(c *corev1.PersistentVolumeClaim) bool {
+	return c.DeletionTimestamp != nil && controllerutil.ContainsFinalizer(c, v1alpha1.ClaimFinalizer)
+}
