@@ -47,10 +47,12 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 		Users      bool                     `json:",omitempty"`
 		HostUsers  bool                     `json:",omitempty"`
 		Claims     []v1alpha1.BundleClaim   `json:",omitempty"`
+		// ServiceAccountName is of the tokens that the volumes ask for.
+		ServiceAccountName string `json:",omitempty"`
 	}{
 		spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network, spec.Names,
 		spec.Devices, spec.AllDevices, spec.SubPaths, spec.Security,
-		spec.UserNamespace, spec.HostUsers, spec.Claims,
+		spec.UserNamespace, spec.HostUsers, spec.Claims, spec.ServiceAccountName,
 	})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)
