@@ -148,8 +148,8 @@ func (in *injection) checkNode(node *cdispecs.DeviceNode) error {
 			" allowed: another containerPath", at)
 	}
 	for mount := range in.mounts {
-		if strings.HasPrefix(mount, "/dev/") && (at == mount || strings.HasPrefix(at, mount+"/") ||
-			strings.HasPrefix(mount, at+"/")) {
+		if mount != "/dev" && (at == mount || strings.HasPrefix(at, mount+"/")) ||
+			strings.HasPrefix(mount, at+"/") {
 			return fmt.Errorf("found a device node at %s, and a mount at %s;"+
 				" allowed: a mountPath that is neither at, above nor below it", at, mount)
 		}

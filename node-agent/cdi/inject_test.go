@@ -160,6 +160,8 @@ func TestRefused(t *testing.T) {
 			device("file", "deviceNodes: [{path: /dev/x, hostPath: /etc/passwd}]") +
 			device("own", "deviceNodes: [{path: /dev/own, hostPath: /dev/null}]") +
 			device("shm", "deviceNodes: [{path: /dev/shm/x, hostPath: /dev/null}]") +
+			device("volume", "deviceNodes: [{path: /usr/tool/data/x, hostPath: /dev/null}]") +
+			device("parent", "deviceNodes: [{path: /usr/tool, hostPath: /dev/null}]") +
 			device("other", "deviceNodes: [{path: /dev/first, hostPath: /dev/zero}]") +
 			device("data", "mounts: [{hostPath: /y, containerPath: /usr/tool/data/, options: [bind]}]") +
 			device("tool", "mounts: [{hostPath: /y, containerPath: /usr/tool, options: [bind]}]") +
@@ -179,7 +181,7 @@ func TestRefused(t *testing.T) {
 	}{
 		"a device that is not there": {devices: []string{first, "v.com/odd=no"}, message: []string{
 			"spec.devices[2].cdi: found no device v.com/odd=no in " + dir + "; allowed: v.com/odd=absent, ",
-			" and 6 more",
+			" and 8 more",
 		}},
 		"no specs": {
 			devices: []string{first}, dirs: []string{dir + "/none"},
@@ -212,6 +214,12 @@ func TestRefused(t *testing.T) {
 		}},
 		"a node in a mount": {devices: []string{"v.com/odd=shm"}, message: []string{
 			"found a device node at /dev/shm/x, and a mount at /dev/shm",
+		}},
+		"a node in a volume": {devices: []string{"v.com/odd=volume"}, message: []string{
+			"found a device node at /usr/tool/data/x, and a mount at /usr/tool/data",
+		}},
+		"a node above a volume": {devices: []string{"v.com/odd=parent"}, message: []string{
+			"found a device node at /usr/tool, and a mount at /usr/tool/data",
 		}},
 		"a node of two devices": {devices: []string{first, "v.com/odd=other"}, message: []string{
 			"spec.devices[2].cdi", "found a device node at /dev/first, where an earlier device",
