@@ -120,6 +120,24 @@ func TestInject(t *testing.T) {
 	}
 }
 
+// TestTwoDevicesMayHaveTheSame: of what two devices have at one path, the container has one if both
+// have the same. TestRefused has those that differ.
+func TestTwoDevicesMayHaveTheSame(t *testing.T) {
+	const edits = `deviceNodes: [{path: /dev/control, hostPath: /dev/null, fileMode: 288, uid: 3}],
+    mounts: [{hostPath: /srv/tool, containerPath: /srv/tool, options: [ro, rbind]}]`
+	dir := writeSpecs(t, map[string]string{"gadget.yaml": "cdiVersion: 0.6.0\nkind: v.com/c\ndevices:\n" +
+		"- {name: a, containerEdits: {" + edits + "}}\n- {name: b, containerEdits: {" + edits + "}}\n"})
+	spec := newDocument()
+	before := len(spec.Mounts)
+	if err := Inject(spec, byCDI("v.com/c=a", "v.com/c=b"), []string{dir}); err != nil {
+		t.Fatal(err)
+	}
+	if len(spec.Linux.Devices) != 2 || spec.Linux.Devices[1].Path != "/dev/control" ||
+		len(spec.Mounts) != before+1 {
+		t.Errorf("found %+v and %+v; want one device node and one mount more", spec.Linux.Devices, spec.Mounts)
+	}
+}
+
 // TestDirectories: of two specs with a device, that of the later directory counts, and a change of a
 // file counts from the next call on.
 func TestDirectories(t *testing.T) {
@@ -163,6 +181,7 @@ func TestRefused(t *testing.T) {
 			device("volume", "deviceNodes: [{path: /usr/tool/data/x, hostPath: /dev/null}]") +
 			device("parent", "deviceNodes: [{path: /usr/tool, hostPath: /dev/null}]") +
 			device("other", "deviceNodes: [{path: /dev/first, hostPath: /dev/zero}]") +
+			device("mount", "mounts: [{hostPath: /y, containerPath: /dev/first, options: [bind]}]") +
 			device("data", "mounts: [{hostPath: /y, containerPath: /usr/tool/data/, options: [bind]}]") +
 			device("tool", "mounts: [{hostPath: /y, containerPath: /usr/tool, options: [bind]}]") +
 			device("relative", "mounts: [{hostPath: volumes/x, containerPath: /y, options: [bind]}]") +
@@ -181,7 +200,7 @@ func TestRefused(t *testing.T) {
 	}{
 		"a device that is not there": {devices: []string{first, "v.com/odd=no"}, message: []string{
 			"spec.devices[2].cdi: found no device v.com/odd=no in " + dir + "; allowed: v.com/odd=absent, ",
-			" and 8 more",
+			" and 9 more",
 		}},
 		"no specs": {
 			devices: []string{first}, dirs: []string{dir + "/none"},
@@ -220,6 +239,9 @@ func TestRefused(t *testing.T) {
 		}},
 		"a node above a volume": {devices: []string{"v.com/odd=parent"}, message: []string{
 			"found a device node at /usr/tool, and a mount at /usr/tool/data",
+		}},
+		"a node of one device, and a mount of another": {devices: []string{first, "v.com/odd=mount"}, message: []string{
+			"spec.devices[2].cdi", "found a mount at /dev/first, where an earlier device",
 		}},
 		"a node of two devices": {devices: []string{first, "v.com/odd=other"}, message: []string{
 			"spec.devices[2].cdi", "found a device node at /dev/first, where an earlier device",
