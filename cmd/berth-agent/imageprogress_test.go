@@ -81,6 +81,16 @@ func newHeldRegistry(t *testing.T) *heldRegistry {
 	return h
 }
 
+// untilHalf waits until half of the layer is sent.
+func (h *heldRegistry) untilHalf(t *testing.T) {
+	t.Helper()
+	select {
+	case <-h.sent:
+	case <-time.After(time.Minute):
+		t.Fatal("found no request for the layer within a minute")
+	}
+}
+
 // holder passes so many bytes, and then calls hold once.
 type holder struct {
 	http.ResponseWriter
@@ -250,7 +260,7 @@ func TestPullProgressOnTerminal(t *testing.T) {
 			cut := func(line string) string { return line[:min(len(line), columns-1)] }
 			s.shows(t, "")
 			wait := pullOn(t, reg.reference, s.slave, s.slave)
-			<-reg.sent
+			reg.untilHalf(t)
 			s.shows(t, cut("downloaded 4.0 of 8.0 MB, 49%, unpacked 0.0 of 8.0 MB, 0% (0 of 1 layers)"))
 			close(reg.release)
 			if err := wait(); err != nil {
@@ -272,7 +282,7 @@ func TestPullProgressOfFailure(t *testing.T) {
 	needs.Root(t)
 	reg, s := newHeldRegistry(t), newScreen(t, 500)
 	wait := pullOn(t, reg.reference, s.slave, s.slave)
-	<-reg.sent
+	reg.untilHalf(t)
 	const half = "downloaded 4.0 of 8.0 MB, 49%, unpacked 0.0 of 8.0 MB, 0% (0 of 1 layers)"
 	s.shows(t, half)
 	reg.CloseClientConnections()
@@ -299,7 +309,7 @@ func TestPullProgressWithoutTerminal(t *testing.T) {
 	}
 	defer errs.Close()
 	wait := pullOn(t, reg.reference, s.slave, errs)
-	<-reg.sent
+	reg.untilHalf(t)
 	// The agent shows progress each 100 ms where it does.
 	if text, err := os.ReadFile(errs.Name()); err != nil || len(text) > 0 {
 		t.Errorf("in between: found %q, %v", text, err)
