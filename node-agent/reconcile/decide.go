@@ -99,6 +99,13 @@ func (in Input) changed() bool {
 	return in.Change.Kind == change.Replace || !in.alive() && len(in.Change.Limits()) > 0
 }
 
+// takesDefaults reports whether a start is the first one from its spec, and so has the agent's
+// defaults of today. Limits that a running container could be given are no other spec.
+func (in Input) takesDefaults() bool {
+	return in.Record == nil || in.changed() && in.Record.Interrupted != in.Hash &&
+		(in.Running == nil || in.Change.Kind == change.Replace)
+}
+
 // finished reports whether the container has ended for good and its Container was not edited since.
 // Then it is not made again, even if another version of the compiler makes another document of it.
 // One that was told to run again, and whose start was interrupted, has not finished.

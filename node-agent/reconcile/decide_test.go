@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/leaktest"
@@ -477,5 +478,36 @@ func TestContainerID(t *testing.T) {
 	if lifecycle.ContainerID(keyNamed(long), "u") == lifecycle.ContainerID(keyNamed(long[:252]+
 		"b"), "u") {
 		t.Error("two names have one id")
+	}
+}
+
+// TestTakesDefaults: a container has the agent's defaults of the time when it was first started with
+// its spec. New limits alone do not give it those of today, whether it runs or not.
+func TestTakesDefaults(t *testing.T) {
+	leaktest.Check(t)
+	const limit = "config.linux.resources.memory.limit"
+	bundle := desired(corev1.RestartPolicyAlways)
+	interrupted := func(r *Record) { r.Hash, r.Interrupted = "", "new" }
+	for name, tc := range map[string]struct {
+		in   Input
+		want bool
+	}{
+		"first":                      {Input{}, true},
+		"a restart":                  {Input{Record: record(stateEnded), Hash: "same"}, false},
+		"another spec":               {Input{Record: record(stateEnded), Hash: "new", Running: bundle, Change: change.Set{Kind: change.Replace}}, true},
+		"another spec than is known": {Input{Record: record(stateEnded), Hash: "new"}, true},
+		"an interrupted start":       {Input{Record: record(stateEnded, interrupted), Hash: "new"}, false},
+		"limits": {Input{
+			Record: record(stateEnded), Hash: "new", Running: bundle,
+			Change: change.Set{Kind: change.Live, Fields: []change.Field{{Path: limit, Kind: change.Live}}},
+		}, false},
+	} {
+		tc.in.Desired = bundle
+		if got := tc.in.takesDefaults(); got != tc.want {
+			t.Errorf("%s: found %v; want %v", name, got, tc.want)
+		}
+		if name == "limits" && !tc.in.changed() {
+			t.Errorf("%s: the container is not made anew", name)
+		}
 	}
 }

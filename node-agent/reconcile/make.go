@@ -169,7 +169,7 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 			return err
 		}
 	}
-	anew := in.changed() || in.toldToRestart()
+	anew, defaults := in.changed() || in.toldToRestart(), in.takesDefaults()
 	err = s.update(rec, func(r *Record) {
 		if anew {
 			r.Failure = nil
@@ -177,7 +177,7 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 				r.BackOff = backOff{}
 			}
 		}
-		if first || in.changed() && r.Interrupted != in.Hash {
+		if defaults {
 			r.OwnUsers = s.OwnUsers
 		}
 		r.Interrupted = ""
