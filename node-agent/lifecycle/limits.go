@@ -41,6 +41,7 @@ func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Se
 		return nil
 	}
 	if len(limits) > 0 {
+		limits = withMemory(limits)
 		if r.To, err = change.Resources(&c.Bundle.Spec, limits); err != nil {
 			return err
 		}
@@ -75,13 +76,32 @@ func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Se
 	}
 }
 
+// memoryLimit is the path of the limit of memory, and swapLimit that of memory and swap together.
+const (
+	memoryLimit = "config.linux.resources.memory.limit"
+	swapLimit   = "config.linux.resources.memory.swap"
+)
+
+// withMemory adds the one of these two limits that is missing beside the other. Cgroup v2 limits
+// swap alone, which is their difference: it changes with each of them, and crun does not know the
+// one that it is not given.
+func withMemory(limits []string) []string {
+	switch memory, swap := slices.Contains(limits, memoryLimit), slices.Contains(limits, swapLimit); {
+	case memory && !swap:
+		return append(limits, swapLimit)
+	case swap && !memory:
+		return append(limits, memoryLimit)
+	}
+	return limits
+}
+
 // dropSwapLimit leaves the limit of memory and swap out of an update to a spec, as merge.Document
 // leaves it out of a document.
 func dropSwapLimit(spec *v1alpha1.OCIBundleSpec, r *protocol.UpdateRequest) error {
 	if r.To.Memory == nil {
 		return nil
 	}
-	whole, err := change.Resources(spec, []string{"config.linux.resources.memory.limit"})
+	whole, err := change.Resources(spec, []string{memoryLimit})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -13,6 +15,7 @@ import (
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/leaktest"
+	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -105,6 +108,37 @@ func TestUpdate(t *testing.T) {
 	if err := n.stages.Update(t.Context(), n.c, change.Classify(&n.c.Bundle.Spec,
 		&again.Spec)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUpdateOfSwap: limits of memory, and of memory and swap together, are given to the supervisor
+// together, also if one of them stays as it is. A node that counts no swap refuses the latter.
+func TestUpdateOfSwap(t *testing.T) {
+	leaktest.Check(t)
+	n := newNode(t)
+	n.c.Running = n.c.Bundle.DeepCopy()
+	config := func(limit, swap int) []byte {
+		return fmt.Appendf(nil, `{"linux":{"resources":{"memory":{"limit":%d,"swap":%d}}}}`, limit, swap)
+	}
+	n.c.Running.Spec.Config.Raw = config(64, 80)
+	for name, tc := range map[string]struct{ limit, swap int }{
+		"more swap":                {64, 96},
+		"swap in place of memory":  {48, 80},
+		"more memory and its swap": {96, 112},
+	} {
+		n.c.Bundle.Spec.Config.Raw = config(tc.limit, tc.swap)
+		err := n.stages.Update(t.Context(), n.c, change.Classify(&n.c.Running.Spec, &n.c.Bundle.Spec))
+		if !bundle.SwapLimit(os.DirFS("/")) {
+			if err == nil || !strings.HasPrefix(err.Error(), "spec.resources.limits[swap]: found ") {
+				t.Errorf("%s: found %v; want a refusal", name, err)
+			}
+			continue
+		}
+		want := fmt.Sprintf(`{"to":{"memory":{"limit":%d,"swap":%d,"checkBeforeUpdate":true}},`+
+			`"before":{"memory":{"limit":64,"swap":80,"checkBeforeUpdate":true}}}`, tc.limit, tc.swap)
+		if got, _ := json.Marshal(n.super.update); err != nil || string(got) != want {
+			t.Errorf("%s: got %s, %v; want %s", name, got, err, want)
+		}
 	}
 }
 
