@@ -136,7 +136,7 @@ func ofCluster(c *Container) error {
 		}
 		c.Directories[v.Name] = merge.Directory{
 			Path: claim.Path, ReadOnly: p.ReadOnly || claim.ReadOnly,
-			KeepsGroup: claim.Kind != v1alpha1.ClaimLocal,
+			Untouched: claim.Kind != v1alpha1.ClaimLocal,
 		}
 	}
 	return nil

@@ -152,7 +152,7 @@ func TestClaimsOfACluster(t *testing.T) {
 			v1alpha1.BundleClaim{
 				Kind: "hostPath", Path: dir + "/new", Type: corev1.HostPathDirectoryOrCreate,
 			},
-			merge.Directory{Path: dir + "/new", KeepsGroup: true},
+			merge.Directory{Path: dir + "/new", Untouched: true},
 			"",
 		},
 		"nothing there": {

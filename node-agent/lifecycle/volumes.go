@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -31,49 +32,58 @@ func (s volumesStage) Ensure(ctx context.Context, c *Container) error {
 	return labelVolumes(ctx, c)
 }
 
-// labelVolumes gives emptyDir volumes and claims the label of the container's files. A hostPath is
-// not the agent's, and the volume of another container has that one's label.
+// labelVolumes gives emptyDir volumes and claims the label of the container's files. A hostPath, also
+// one that a claim is bound to, is not the agent's, and the volume of another container has that
+// one's label.
 func labelVolumes(ctx context.Context, c *Container) error {
 	if c.Labels.File == "" {
 		return nil
 	}
 	for _, v := range c.Bundle.Spec.Volumes {
-		var path string
+		path := c.Dir.Volume(v.Name)
+		var err error
+		directory := c.Directories[v.Name]
 		switch {
 		case v.EmptyDir != nil:
-			path = c.Dir.Volume(v.Name)
-		case v.PersistentVolumeClaim != nil:
-			path = c.Directories[v.Name].Path
+		case v.PersistentVolumeClaim != nil && !directory.Untouched:
+			path, err = filepath.EvalSymlinks(directory.Path)
 		default:
 			continue
 		}
-		if err := bundle.Relabel(ctx, path, c.Labels.File); err != nil {
+		if err == nil {
+			err = bundle.Relabel(ctx, path, c.Labels.File)
+		}
+		if err != nil {
 			return ownFiles(fmt.Errorf("spec.securityContext.seLinuxOptions: volume %s: %w", v.Name, err))
 		}
 	}
 	return nil
 }
 
-// giveVolumes gives volumes to the container's group.
+// giveVolumes gives volumes to the container's group. The path of a claim may be a link that an
+// administrator has made; no link in a volume is followed.
 func giveVolumes(ctx context.Context, c *Container) error {
 	security := c.Bundle.Spec.Security
 	if security == nil || security.FSGroup == nil {
 		return nil
 	}
 	for _, v := range c.Bundle.Spec.Volumes {
-		var path string
+		path := c.Dir.Volume(v.Name)
+		var err error
 		directory, found := c.Directories[v.Name]
 		switch {
 		case v.EmptyDir != nil:
-			path = c.Dir.Volume(v.Name)
-		case found && !directory.ReadOnly && !directory.KeepsGroup:
-			path = directory.Path
+		case found && !directory.ReadOnly && !directory.Untouched:
+			path, err = filepath.EvalSymlinks(directory.Path)
 		default:
 			continue
 		}
 		onMismatch := v.PersistentVolumeClaim != nil &&
 			security.FSGroupChangePolicy == corev1.FSGroupChangeOnRootMismatch
-		if err := bundle.GiveToGroup(ctx, path, uint32(*security.FSGroup), onMismatch); err != nil {
+		if err == nil {
+			err = bundle.GiveToGroup(ctx, path, uint32(*security.FSGroup), onMismatch)
+		}
+		if err != nil {
 			return ownFiles(fmt.Errorf("spec.securityContext.fsGroup: volume %s: %w", v.Name, err))
 		}
 	}

@@ -56,8 +56,8 @@ type Directory struct {
 	Path string
 	// ReadOnly makes all its mounts read-only.
 	ReadOnly bool
-	// KeepsGroup reports that securityContext.fsGroup does not apply to its files.
-	KeepsGroup bool
+	// Untouched reports that securityContext.fsGroup and seLinuxOptions do not apply to its files.
+	Untouched bool
 }
 
 // NodeSource returns the source that mounts of a volume have until its Directory is known.
