@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,12 +34,32 @@ const inUseDelay = 30 * time.Second
 
 var claimResource = schema.GroupResource{Resource: "persistentvolumeclaims"}
 
+// lockClaims keeps claims from being released until the OCIBundle is applied. A claim that one
+// Container may have at a time is not taken over, either, while the OCIBundle of its last user may
+// be on its way: that Container may have been edited since, and not name the claim any more.
+func (r *Reconciler) lockClaims(s *scope) (unlock func()) {
+	if slices.ContainsFunc(s.volumes, func(c claimed) bool { return exclusive(c.claim) }) {
+		r.releasing.Lock()
+		return r.releasing.Unlock
+	}
+	r.releasing.RLock()
+	return r.releasing.RUnlock
+}
+
 // acquireClaims puts the finalizer on the claims of an OCIBundle that is about to be applied, and
 // the Container's name on those that one Container may have at a time. It returns the reason to
-// wait, or nil. The caller holds r.releasing for reading until the OCIBundle is applied.
+// wait, or nil. The caller has called lockClaims.
 func (r *Reconciler) acquireClaims(ctx context.Context, s *scope) (*verdict, error) {
+	// All Containers take claims in the same order. Otherwise two of them that name the same two
+	// would wait for each other, each with one, also after a controller was killed between the two.
+	var byName []*claimed
 	for i := range s.volumes {
-		c := &s.volumes[i]
+		byName = append(byName, &s.volumes[i])
+	}
+	slices.SortFunc(byName, func(a, b *claimed) int {
+		return strings.Compare(a.claim.Name, b.claim.Name)
+	})
+	for _, c := range byName {
 		if c.bound == nil {
 			continue
 		}
@@ -88,9 +109,13 @@ func (s *scope) claimUser() string {
 func (r *Reconciler) otherUser(ctx context.Context, s *scope, claim *corev1.PersistentVolumeClaim,
 	live bool,
 ) (string, error) {
-	if user := claim.Annotations[v1alpha1.AnnotationClaimUser]; user == s.claimUser() {
-		return "", nil
-	} else if name, uid, _ := strings.Cut(user, "/"); name != "" {
+	user := claim.Annotations[v1alpha1.AnnotationClaimUser]
+	if name, uid, _ := strings.Cut(user, "/"); user == s.claimUser() {
+		// Whoever owns the claim may have written it there.
+		if !live {
+			return "", nil
+		}
+	} else if name != "" {
 		var reader client.Reader = r.Client
 		if live {
 			reader = r.Live
@@ -153,6 +178,10 @@ func bundleClaims(b *v1alpha1.OCIBundle) []string {
 // reviewClaims puts the finalizer of the claims in the OCIBundle back, and finds those that are not
 // what they were when the container was created.
 func (r *Reconciler) reviewClaims(ctx context.Context, s *scope) error {
+	if s.bundle == nil {
+		return nil
+	}
+	var failed error
 	for _, b := range s.bundle.Spec.Claims {
 		c := &corev1.PersistentVolumeClaim{}
 		key := client.ObjectKey{Namespace: s.container.Namespace, Name: b.Name}
@@ -169,12 +198,10 @@ func (r *Reconciler) reviewClaims(ctx context.Context, s *scope) error {
 		next := c.DeepCopy()
 		if c.DeletionTimestamp == nil && controllerutil.AddFinalizer(next, v1alpha1.ClaimFinalizer) {
 			// The cache may still have one that is gone.
-			if err := client.IgnoreNotFound(r.patchClaim(ctx, c, next)); err != nil {
-				return err
-			}
+			failed = errors.Join(failed, client.IgnoreNotFound(r.patchClaim(ctx, c, next)))
 		}
 	}
-	return nil
+	return failed
 }
 
 // claimReleaser removes the finalizer of claims that are being deleted and not in use any more.

@@ -89,8 +89,8 @@ type Reconciler struct {
 
 	absences absences
 	answers  answers
-	// releasing is held for writing while a claim is released, and for reading by dispatches that use
-	// claims.
+	// releasing is held for writing while a claim is released, or may be taken over from another
+	// Container, and for reading by other dispatches that use claims.
 	releasing sync.RWMutex
 }
 
@@ -141,13 +141,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			r.finalize,
 		}
 	}
+	// A claim that cannot be changed keeps no Container from being stopped or moved, and no status
+	// from being written.
+	reviewed := r.reviewClaims(ctx, s)
 	for _, p := range phases {
 		var next bool
 		if next, err = p(ctx, s); err != nil || !next {
 			break
 		}
 	}
-	return r.done(s, sooner(again, s.again), errors.Join(err, r.report(ctx, s, err)))
+	return r.done(s, sooner(again, s.again), errors.Join(err, reviewed, r.report(ctx, s, err)))
 }
 
 // done returns the result for the queue: call again after the given time (0 is never), or sooner.

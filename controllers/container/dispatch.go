@@ -47,15 +47,17 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 		}
 	}
 	if len(s.volumes) > 0 {
-		r.releasing.RLock()
-		defer r.releasing.RUnlock()
+		defer r.lockClaims(s)()
 		wait, err := r.acquireClaims(ctx, s)
-		if err != nil || wait != nil {
+		if err != nil {
 			r.withdrawFirst(s)
-			if wait != nil {
-				s.found.scheduled = wait
-			}
+			s.found.failure = err.Error()
 			return false, err
+		}
+		if wait != nil {
+			r.withdrawFirst(s)
+			s.found.scheduled = wait
+			return false, nil
 		}
 	}
 	if s.profile != "" && !s.kept {

@@ -14,10 +14,10 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// hold restores the fields that tie a Container and its OCIBundle together: the finalizers of both
-// and of the claims, and the node that the Container names. It runs in every reconcile, before
-// anything that can fail: a client that replaces the whole object drops the finalizer, and without
-// it the Container would be gone before its process.
+// hold restores the fields that tie a Container and its OCIBundle together: the finalizers of both,
+// and the node that the Container names. It runs in every reconcile, before anything that can fail:
+// a client that replaces the whole object drops the finalizer, and without it the Container would
+// be gone before its process.
 func (r *Reconciler) hold(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle == nil {
 		return true, nil
@@ -29,10 +29,7 @@ func (r *Reconciler) hold(ctx context.Context, s *scope) (bool, error) {
 	if err := r.claim(ctx, s, node); err != nil {
 		return false, err
 	}
-	if err := r.holdBundle(ctx, s); err != nil {
-		return false, err
-	}
-	err := r.reviewClaims(ctx, s)
+	err := r.holdBundle(ctx, s)
 	return err == nil, err
 }
 

@@ -289,6 +289,7 @@ func (r *Reconciler) selectNode(ctx context.Context, s *scope, node string) (*ve
 			next := c.claim.DeepCopy()
 			metav1.SetMetaDataAnnotation(&next.ObjectMeta, volumehelpers.AnnSelectedNode, node)
 			if err := r.patchClaim(ctx, c.claim, next); err != nil {
+				s.found.failure = err.Error()
 				return nil, err
 			}
 		}
@@ -306,7 +307,7 @@ func (r *Reconciler) patchClaim(ctx context.Context,
 ) error {
 	patch := client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{})
 	if err := r.Client.Patch(ctx, next, patch, client.FieldOwner(FieldOwner)); err != nil {
-		return fmt.Errorf("annotate PersistentVolumeClaim %s/%s: %w", was.Namespace, was.Name, err)
+		return fmt.Errorf("change PersistentVolumeClaim %s/%s: %w", was.Namespace, was.Name, err)
 	}
 	return nil
 }

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	testclock "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/scheduling"
+)
+
+// refusing is a cluster that refuses changes of some claims. controllers/volumes_test.go has the
+// tests on a real API server.
+type refusing struct {
+	client.Client
+	refused map[string]bool
+}
+
+func newRefusing(t *testing.T, objects ...client.Object) *refusing {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	f := &refusing{refused: map[string]bool{}}
+	f.Client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
+		WithStatusSubresource(&v1alpha1.Container{}, &v1alpha1.OCIBundle{}).
+		WithIndex(&v1alpha1.OCIBundle{}, indexContainer, ofContainer).
+		WithInterceptorFuncs(interceptor.Funcs{
+			Patch: func(ctx context.Context, to client.WithWatch, o client.Object, p client.Patch,
+				opts ...client.PatchOption,
+			) error {
+				if _, ok := o.(*corev1.PersistentVolumeClaim); ok && f.refused[o.GetName()] {
+					return apierrors.NewForbidden(claimResource, o.GetName(), errors.New("a policy says no"))
+				}
+				return to.Patch(ctx, o, p, opts...)
+			},
+		}).Build()
+	return f
+}
+
+func (f *refusing) reconciler() *Reconciler {
+	return &Reconciler{
+		Client: f, Live: f, Ledger: scheduling.NewLedger(), Compile: compile.Bundle,
+		Recorder: events.NewFakeRecorder(100), Clock: testclock.NewFakePassiveClock(time.Now()),
+	}
+}
+
+func exclusiveClaim(name, user string) *corev1.PersistentVolumeClaim {
+	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: name, UID: types.UID("uid-" + name),
+	}}
+	if user != "" {
+		c.Annotations = map[string]string{v1alpha1.AnnotationClaimUser: user}
+	}
+	c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+	c.Spec.VolumeName = "pv-" + name
+	c.Status.Phase = corev1.ClaimBound
+	return c
+}
+
+// claimant returns a Container that names claims, in this order.
+func claimant(name string, claims ...string) *v1alpha1.Container {
+	c := &v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: name, UID: types.UID("uid-" + name), Generation: 1,
+	}}
+	for _, claim := range claims {
+		c.Spec.Volumes = append(c.Spec.Volumes, v1alpha1.Volume{
+			Name: claim, PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
+		})
+	}
+	return c
+}
+
+// resolved returns the scope of a Container whose claims are found.
+func resolved(c *v1alpha1.Container) *scope {
+	s := &scope{container: c, desired: &v1alpha1.OCIBundleSpec{NodeName: "node-a"}}
+	s.before = c.DeepCopy()
+	s.desired.Config.Raw = []byte("{}")
+	for _, name := range claimNames(c) {
+		claim := exclusiveClaim(name, "")
+		s.volumes = append(s.volumes, claimed{claim: claim, bound: &v1alpha1.BundleClaim{
+			Name: name, UID: claim.UID, VolumeName: claim.Spec.VolumeName,
+		}})
+	}
+	return s
+}
+
+// bundleWith returns the OCIBundle of a Container with its claims.
+func bundleWith(c *v1alpha1.Container) *v1alpha1.OCIBundle {
+	s := resolved(c)
+	s.desired.Claims = s.boundClaims()
+	return s.newBundle(*s.desired)
+}
+
+// TestTwoClaimsAreTakenInOneOrder: a controller that is ended between the two leaves no Containers
+// behind that have one each and wait for the other.
+func TestTwoClaimsAreTakenInOneOrder(t *testing.T) {
+	a, b := claimant("a", "x", "y"), claimant("b", "y", "x")
+	cluster := newRefusing(t, a, b, exclusiveClaim("x", ""), exclusiveClaim("y", ""))
+	r := cluster.reconciler()
+	cluster.refused["y"] = true
+	if wait, err := r.acquireClaims(t.Context(), resolved(a)); err == nil {
+		t.Fatalf("found %+v; want it to end at y", wait)
+	}
+	cluster.refused["y"] = false
+	wait, err := r.acquireClaims(t.Context(), resolved(b))
+	if err != nil || wait == nil || wait.reason != v1alpha1.ReasonVolumeInUse ||
+		!strings.Contains(wait.message, "claim x is used by the Container a") {
+		t.Errorf("b: found %+v, %v; want it to wait for x", wait, err)
+	}
+	if wait, err := r.acquireClaims(t.Context(), resolved(a)); wait != nil || err != nil {
+		t.Errorf("a: found %+v, %v; want it to have both", wait, err)
+	}
+}
+
+// TestClaimThatSomebodyGaveAway: the name of another Container on a claim, which whoever may edit
+// the claim can write there, does not give it away while a container has it.
+func TestClaimThatSomebodyGaveAway(t *testing.T) {
+	a, b := claimant("a", "x"), claimant("b", "x")
+	cluster := newRefusing(t, a, b, exclusiveClaim("x", "b/uid-b"), bundleWith(a))
+	wait, err := cluster.reconciler().acquireClaims(t.Context(), resolved(b))
+	if err != nil || wait == nil || !strings.Contains(wait.message, "is used by the Container a") {
+		t.Errorf("found %+v, %v; want it to wait for a", wait, err)
+	}
+}
+
+// TestClaimIsNotTakenOverDuringADispatch: the Container that names it may have been edited since
+// its OCIBundle was made, and that may not be there yet. A claim that many may have is shared all
+// the same.
+func TestClaimIsNotTakenOverDuringADispatch(t *testing.T) {
+	r := &Reconciler{}
+	s := resolved(claimant("a", "x"))
+	for mode, shared := range map[corev1.PersistentVolumeAccessMode]bool{
+		corev1.ReadWriteOncePod: false, corev1.ReadWriteMany: true,
+	} {
+		s.volumes[0].claim.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{mode}
+		unlock := r.lockClaims(s)
+		if r.releasing.TryLock() {
+			t.Errorf("%s: a claim can be released during a dispatch", mode)
+		}
+		if got := r.releasing.TryRLock(); got != shared {
+			t.Errorf("%s: another dispatch at the same time: %v; want %v", mode, got, shared)
+		} else if got {
+			r.releasing.RUnlock()
+		}
+		unlock()
+	}
+}
+
+// TestClaimThatCannotBeChanged: the status of a Container says why it is not dispatched.
+func TestClaimThatCannotBeChanged(t *testing.T) {
+	a := claimant("a", "x")
+	cluster := newRefusing(t, a, exclusiveClaim("x", ""))
+	cluster.refused["x"] = true
+	const want = "change PersistentVolumeClaim ns/x: "
+	s := resolved(a)
+	if _, err := cluster.reconciler().dispatch(t.Context(), s); err == nil ||
+		!strings.HasPrefix(s.found.failure, want) {
+		t.Errorf("dispatch: found %q, %v; want %s", s.found.failure, err, want)
+	}
+	s = resolved(a)
+	s.volumes[0].bound = nil
+	if _, err := cluster.reconciler().selectNode(t.Context(), s, "node-a"); err == nil ||
+		!strings.HasPrefix(s.found.failure, want) {
+		t.Errorf("selectNode: found %q, %v; want %s", s.found.failure, err, want)
+	}
+}
+
+// TestClaimThatCannotBeHeldHoldsNobodyUp: a Container whose claim cannot be given the finalizer is
+// taken down all the same.
+func TestClaimThatCannotBeHeldHoldsNobodyUp(t *testing.T) {
+	c := claimant("a", "x")
+	c.Finalizers = []string{v1alpha1.ContainerFinalizer}
+	c.Annotations = map[string]string{v1alpha1.AnnotationNode: "node-a"}
+	now := metav1.Now()
+	c.DeletionTimestamp = &now
+	b := bundleWith(c)
+	cluster := newRefusing(t, c, exclusiveClaim("x", ""), b)
+	cluster.refused["x"] = true
+	_, err := cluster.reconciler().Reconcile(t.Context(),
+		ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
+	if err == nil || !strings.Contains(err.Error(), "change PersistentVolumeClaim ns/x: ") {
+		t.Errorf("found %v; want the reason, for the queue to try again", err)
+	}
+	if err := cluster.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil ||
+		b.DeletionTimestamp == nil {
+		t.Errorf("the OCIBundle is not being deleted: %v", err)
+	}
+	if err := cluster.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil ||
+		len(c.Status.Conditions) == 0 {
+		t.Errorf("no status was written: %v", err)
+	}
+}
