@@ -107,17 +107,18 @@ func (n *Networks) ask(ctx context.Context) Readiness {
 	if err != nil {
 		return Readiness{Err: err}
 	}
-	for _, p := range list.Plugins {
-		if _, err := (&plugins{}).FindInPath(p.Network.Type, n.BinDirs); err != nil {
-			return Readiness{Err: fmt.Errorf("network %s: %w", list.Name, err)}
-		}
-	}
 	return Readiness{Network: "network " + list.Name, Err: n.status(ctx, list)}
 }
 
-// status asks the plugins of a list whether they can connect containers. Those of a list before
-// version 1.1.0 are not asked, and count as ready.
+// status returns ErrNotReady if a plugin of a list says that it cannot connect containers, and
+// another error if one is missing. Plugins of a list before version 1.1.0 are not asked, and count
+// as ready.
 func (n *Networks) status(ctx context.Context, list *libcni.NetworkConfigList) error {
+	for _, p := range list.Plugins {
+		if _, err := (&plugins{}).FindInPath(p.Network.Type, n.BinDirs); err != nil {
+			return fmt.Errorf("network %s: %w", list.Name, err)
+		}
+	}
 	err := libcni.NewCNIConfig(n.BinDirs, &plugins{}).GetStatusNetworkList(ctx, list)
 	if err != nil {
 		return fmt.Errorf("network %s: %w: %w", list.Name, ErrNotReady, err)
@@ -140,7 +141,8 @@ func (n *Networks) filesState() string {
 
 // refuseUnready returns an error if the node's network was not ready at the last look and is not
 // now, for a container that asks for it. Its plugins are not executed then, and the container is
-// not at fault.
+// not at fault. The Readiness stays that of the last look: FollowReadiness reports what has changed
+// since.
 func (op *operation) refuseUnready(want Wanted) error {
 	last, _ := op.Readiness()
 	if !errors.Is(last.Err, ErrNotReady) || want.None ||
@@ -149,7 +151,7 @@ func (op *operation) refuseUnready(want Wanted) error {
 		}) {
 		return nil
 	}
-	if now, _ := op.look(op.ctx); errors.Is(now.Err, ErrNotReady) {
+	if now := op.ask(op.ctx); errors.Is(now.Err, ErrNotReady) {
 		return now.Err
 	}
 	return nil
@@ -170,7 +172,7 @@ func (op *operation) explain(want Wanted, err error) error {
 		if errList != nil || op.Bridge != nil && list.Name == op.Bridge.Name() {
 			continue
 		}
-		if unready := op.status(op.ctx, list); unready != nil {
+		if unready := op.status(op.ctx, list); errors.Is(unready, ErrNotReady) {
 			return errors.Join(err, unready)
 		}
 	}

@@ -124,6 +124,46 @@ func TestOlderPluginsAreReady(t *testing.T) {
 	}
 }
 
+// TestRecoveryIsReported: a container that is connected as soon as the network is ready takes the
+// news from nobody who follows the Readiness.
+func TestRecoveryIsReported(t *testing.T) {
+	leaktest.Check(t)
+	n, dir := unready(t)
+	op := &operation{Networks: n, ctx: t.Context(), id: "c"}
+	n.look(t.Context())
+	if err := op.refuseUnready(Wanted{}); !errors.Is(err, ErrNotReady) {
+		t.Errorf("found %v; want that it is not ready", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "unready")); err != nil {
+		t.Fatal(err)
+	}
+	if err := op.refuseUnready(Wanted{}); err != nil {
+		t.Errorf("once it is ready: %v", err)
+	}
+	if r, news := n.look(t.Context()); r.Err != nil || !news {
+		t.Errorf("found %+v, %t; want the news that it is ready", r, news)
+	}
+}
+
+// TestMissingPluginIsNotUnready: a container on a network whose plugin is missing is refused, and
+// does not wait as for a plugin that will be ready.
+func TestMissingPluginIsNotUnready(t *testing.T) {
+	leaktest.Check(t)
+	n, dir := unready(t)
+	write(t, filepath.Join(dir, "conf/20-back.conflist"),
+		`{"cniVersion":"1.1.0","name":"back","plugins":[{"type":"none"}]}`)
+	op := &operation{Networks: n, ctx: t.Context(), id: "c"}
+	failed := errors.New("failed")
+	want := Wanted{Networks: []Attachment{{Network: "back"}}}
+	if err := op.explain(want, failed); !errors.Is(err, failed) || errors.Is(err, ErrNotReady) {
+		t.Errorf("found %v; want the error alone", err)
+	}
+	want.Networks = append(want.Networks, Attachment{Network: "front"})
+	if err := op.explain(want, failed); !errors.Is(err, failed) || !errors.Is(err, ErrNotReady) {
+		t.Errorf("found %v; want also that front is not ready", err)
+	}
+}
+
 // TestUnreadyNetworkRefusesContainers: a container is not connected to a network that is not ready,
 // and is once it is; the first time its plugin is asked after ADD has failed, and then in place of
 // ADD.
