@@ -34,7 +34,7 @@ func (s volumesStage) Ensure(ctx context.Context, c *Container) error {
 
 // labelVolumes gives emptyDir volumes and claims the label of the container's files. A hostPath, also
 // one that a claim is bound to, is not the agent's, and the volume of another container has that
-// one's label.
+// one's label. One that is read-only keeps the label that its writers have given it.
 func labelVolumes(ctx context.Context, c *Container) error {
 	if c.Labels.File == "" {
 		return nil
@@ -45,7 +45,7 @@ func labelVolumes(ctx context.Context, c *Container) error {
 		directory := c.Directories[v.Name]
 		switch {
 		case v.EmptyDir != nil:
-		case v.PersistentVolumeClaim != nil && !directory.Untouched:
+		case v.PersistentVolumeClaim != nil && !directory.Untouched && !directory.ReadOnly:
 			path, err = filepath.EvalSymlinks(directory.Path)
 		default:
 			continue

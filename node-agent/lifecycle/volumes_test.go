@@ -38,7 +38,7 @@ func TestFSGroupThatCannotBeGiven(t *testing.T) {
 }
 
 // TestHostPathOfAClaimKeepsItsLabels: a claim that is bound to a hostPath has files of the node,
-// which are labelled no more than those of a hostPath volume.
+// which are labelled no more than those of a hostPath volume. A read-only one is its writers'.
 func TestHostPathOfAClaimKeepsItsLabels(t *testing.T) {
 	leaktest.Check(t)
 	missing := filepath.Join(t.TempDir(), "missing")
@@ -46,14 +46,15 @@ func TestHostPathOfAClaimKeepsItsLabels(t *testing.T) {
 	c.Bundle.Spec.Volumes = []v1alpha1.Volume{{
 		Name: "v", PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"},
 	}}
-	for untouched, want := range map[bool]string{
-		true:  "",
-		false: "spec.securityContext.seLinuxOptions: volume v: lstat " + missing,
+	for directory, want := range map[merge.Directory]string{
+		{Path: missing, Untouched: true}: "",
+		{Path: missing, ReadOnly: true}:  "",
+		{Path: missing}:                  "spec.securityContext.seLinuxOptions: volume v: lstat " + missing,
 	} {
-		c.Directories = map[string]merge.Directory{"v": {Path: missing, Untouched: untouched}}
+		c.Directories = map[string]merge.Directory{"v": directory}
 		err := labelVolumes(t.Context(), c)
 		if (err != nil) != (want != "") || err != nil && !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("untouched %v: found %v; want %q", untouched, err, want)
+			t.Errorf("%+v: found %v; want %q", directory, err, want)
 		}
 	}
 }
