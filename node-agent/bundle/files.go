@@ -3,6 +3,7 @@
 package bundle
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -324,10 +325,11 @@ func hasFile(root *os.Root, p string, want files.File) bool {
 	return err == nil && string(data) == want.Data
 }
 
-// ownedBy reports whether a file has the group that is wanted and, where one is, the owner.
+// ownedBy reports whether a file has the owner and the group that are wanted. The owner 0 is the
+// user who writes the files.
 func ownedBy(info fs.FileInfo, want files.File) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Gid == want.Group && (want.Owner == 0 || st.Uid == want.Owner)
+	return ok && st.Gid == want.Group && st.Uid == cmp.Or(want.Owner, uint32(os.Geteuid()))
 }
 
 // list returns the names of the entries of a directory.

@@ -278,6 +278,33 @@ func TestFilesBesideFifos(t *testing.T) {
 	}
 }
 
+// TestOwnersOfFiles: a file of another owner or group than the wanted one is not taken for it.
+func TestOwnersOfFiles(t *testing.T) {
+	needs.Root(t)
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	owners := []files.File{
+		{Data: "x", Mode: 0o600},
+		{Data: "x", Mode: 0o600, Owner: 1000},
+		{Data: "x", Mode: 0o600, Owner: 1000, Group: 77},
+		{Data: "x", Mode: 0o600, Group: 77},
+	}
+	for i, written := range owners {
+		name := fmt.Sprint(i)
+		if err := writeNew(root, name, written); err != nil {
+			t.Fatal(err)
+		}
+		for j, want := range owners {
+			if got := hasFile(root, name, want); got != (i == j) {
+				t.Errorf("%+v, where %+v is wanted: found %t", written, want, got)
+			}
+		}
+	}
+}
+
 // TestFilesAfterABoot: a boot takes the files, and the next start writes them again.
 func TestFilesAfterABoot(t *testing.T) {
 	d := filesDirectory(t)
