@@ -13,6 +13,7 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/oci/files"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 // Refresher is a Stage whose objects follow their sources while the container runs.
@@ -81,7 +82,8 @@ func (s filesStage) Ensure(_ context.Context, c *Container) error {
 	return ownFiles(c.Dir.WriteFiles(volumes))
 }
 
-// Stale returns an error if an object is missing: the running container keeps its files then.
+// Stale returns an error if an object or a token is missing: the running container keeps its files
+// then. So it does, without an error, until it is known whether they can be had.
 func (s filesStage) Stale(c *Container) (bool, error) {
 	if !hasFiles(c.Bundle) {
 		return false, nil
@@ -93,6 +95,9 @@ func (s filesStage) Stale(c *Container) (bool, error) {
 		return false, err
 	}
 	volumes, err := s.compute(c)
+	if errors.Is(err, source.ErrNotAsked) {
+		return false, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("%s: spec.%w", filesStay, err)
 	}

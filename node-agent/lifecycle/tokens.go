@@ -12,8 +12,8 @@ import (
 
 // Tokens has the tokens of ServiceAccounts. Config.Wake is called when one has changed.
 type Tokens interface {
-	// Token returns a valid token of a ServiceAccount, or why there is none yet. An error has no
-	// token in it.
+	// Token returns a valid token of a ServiceAccount, or why there is none yet: source.ErrNotAsked
+	// if that is not known. An error has no token in it.
 	Token(namespace, account string, p *corev1.ServiceAccountTokenProjection) (string, error)
 }
 

@@ -9,11 +9,16 @@ package source
 
 import (
 	"context"
+	"errors"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 )
+
+// ErrNotAsked is for what a source would have from others, and has not asked for yet: whether it can
+// be had is not known.
+var ErrNotAsked = errors.New("the API server has not been asked yet")
 
 // Key names a bundle. A bundle that is deleted and made again under the same name has the same key
 // and another UID.

@@ -249,8 +249,8 @@ func (k *Kubernetes) Token(namespace, account string, p *corev1.ServiceAccountTo
 	have := t.held[key]
 	switch {
 	case have == nil || have.value == "" && have.err == nil:
-		return "", fmt.Errorf("the API server has not been asked for a token of ServiceAccount %s yet",
-			account)
+		return "", fmt.Errorf("token of ServiceAccount %s in %s: %w", account, namespace,
+			source.ErrNotAsked)
 	case have.value != "" && t.clock.Now().Before(have.expires):
 		return have.value, nil
 	case apierrors.IsForbidden(have.err):
