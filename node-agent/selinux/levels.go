@@ -63,9 +63,12 @@ func (l *Levels) Ensure(container, given string) (string, error) {
 func (l *Levels) Release(container string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := os.Remove(filepath.Join(l.dir, container))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("free a level of SELinux: %w", err)
+	// An agent that was killed may have left a link that was to replace it.
+	for _, name := range []string{newPrefix + container, container} {
+		err := os.Remove(filepath.Join(l.dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("free a level of SELinux: %w", err)
+		}
 	}
 	delete(l.of, container)
 	return nil
