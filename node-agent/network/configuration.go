@@ -40,7 +40,7 @@ func (n *Networks) list(ctx context.Context) (*libcni.NetworkConfigList, error) 
 	if file != "" && len(n.BinDirs) > 0 {
 		return load(file)
 	}
-	if missing := n.Missing(); missing != nil {
+	if missing := n.missingBridge(); missing != nil {
 		return nil, nil //nolint:nilerr // that is no fault: containers have loopback alone
 	}
 	return n.Bridge.list(ctx, libcni.NewCNIConfig(n.BinDirs, &plugins{}))
@@ -96,11 +96,19 @@ func loadOne(file string) (*libcni.NetworkConfigList, error) {
 
 // Missing returns why the node's containers have loopback alone, or nil if they have a network.
 func (n *Networks) Missing() error {
+	if len(n.BinDirs) > 0 {
+		if file, err := n.file(); err != nil || file != "" {
+			return err
+		}
+	}
+	return n.missingBridge()
+}
+
+// missingBridge returns why containers of a node without a configuration list have loopback alone,
+// or nil if they have the bridge. It does not look for the list again, which may be there since.
+func (n *Networks) missingBridge() error {
 	if len(n.BinDirs) == 0 {
 		return errors.New("--cni-bin-dir is empty")
-	}
-	if file, err := n.file(); err != nil || file != "" {
-		return err
 	}
 	if n.Bridge == nil {
 		return fmt.Errorf("found no configuration list in %s (--cni-conf-dir)", n.ConfDir)

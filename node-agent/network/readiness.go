@@ -98,7 +98,7 @@ func (n *Networks) ask(ctx context.Context) Readiness {
 		return Readiness{Err: err}
 	}
 	if file == "" || len(n.BinDirs) == 0 {
-		if missing := n.Missing(); missing != nil {
+		if missing := n.missingBridge(); missing != nil {
 			return Readiness{Network: fmt.Sprintf("containers have loopback alone: %v", missing)}
 		}
 		return Readiness{Network: "network " + n.Bridge.Name()}
