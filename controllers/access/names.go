@@ -53,9 +53,9 @@ func keyOf(b *v1alpha1.OCIBundle) client.ObjectKey {
 }
 
 // rulesFor returns the rules of a Role that allow to read the objects that OCIBundles name, and to
-// request tokens of the ServiceAccounts. The API server stores no object larger than some 1.5 MB, so
-// a Role ends at 50,000 names of usual length: it then refuses the next change, which is logged, and
-// what is granted stays.
+// request tokens of the ServiceAccounts. The API server stores no object larger than some 1.5 MB,
+// so a Role ends at 50,000 names of usual length: it then refuses the next change, which is logged,
+// and what is granted stays.
 func rulesFor(bundles []v1alpha1.OCIBundle) []rbacv1.PolicyRule {
 	var configMaps, secrets, accounts []string
 	for i := range bundles {

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// ErrNotAsked is for what a source would have from others, and has not asked for yet: whether it can
-// be had is not known.
+// ErrNotAsked is for what a source would have from others, and has not asked for yet: whether it
+// can be had is not known.
 var ErrNotAsked = errors.New("the API server has not been asked yet")
 
 // Key names a bundle. A bundle that is deleted and made again under the same name has the same key
