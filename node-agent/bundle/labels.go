@@ -16,13 +16,18 @@ import (
 // xattrSELinux is the attribute with the label of a file (xattr(7)).
 const xattrSELinux = "security.selinux"
 
+// xattrUnfinished is an attribute of a volume whose files are being labelled. Root of the node alone
+// can set it (xattr(7)).
+const xattrUnfinished = "trusted.berth.unlabelled"
+
 // contextOption returns the option of mount(2) by which all files of a new filesystem have a label.
 // A level has commas, which end an option that is not quoted.
 func contextOption(label string) string { return `,context="` + label + `"` }
 
 // Relabel gives a volume and all files in it a label of SELinux, unless the volume's own directory
-// has it: a start that comes again changes nothing. A hugetlbfs has no labels of its own, and keeps
-// that of its policy.
+// has it: a start that comes again changes nothing. After an earlier one that was interrupted, and
+// may have given another label to some files, it looks through the volume all the same. A hugetlbfs
+// has no labels of its own, and keeps that of its policy.
 //
 // Containers may change the volume at the same time. As in GiveToGroup, each file is opened beneath
 // its directory, without following a link or entering another filesystem, and changed by its
@@ -45,15 +50,30 @@ func relabel(ctx context.Context, path, label string, always bool) error {
 	if st.Type == unix.HUGETLBFS_MAGIC {
 		return nil
 	}
-	if have, err := labelOf(fd); err != nil || have == label && !always {
+	have, err := labelOf(fd)
+	if err != nil {
 		return err
 	}
-	// The volume's own directory is last, so a start after a kill in between goes on.
+	if _, err := unix.Getxattr(procPath(fd), xattrUnfinished, nil); err != nil && have == label &&
+		!always {
+		return nil
+	}
+	err = unix.Setxattr(procPath(fd), xattrUnfinished, nil, 0)
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return os.NewSyscallError("setxattr "+xattrUnfinished, err)
+	}
 	set := func(fd int, _ *unix.Stat_t) error { return setLabel(fd, label) }
 	if err := eachBelow(ctx, fd, set, 0); err != nil {
 		return err
 	}
-	return setLabel(fd, label)
+	if err := setLabel(fd, label); err != nil {
+		return err
+	}
+	err = unix.Removexattr(procPath(fd), xattrUnfinished)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODATA) { // another start has ended
+		return nil
+	}
+	return os.NewSyscallError("removexattr "+xattrUnfinished, err)
 }
 
 // LabelNames gives the files that MountNames has written a label of SELinux.

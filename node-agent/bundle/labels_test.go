@@ -3,14 +3,51 @@
 package bundle
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/internal/selinuxtest"
 )
+
+// TestRelabelAfterAKill: a volume that was about to get another label, which is taken back after a
+// kill, has its own label again in all files. One that has it is not looked through.
+func TestRelabelAfterAKill(t *testing.T) {
+	needs.Root(t)
+	const own, other = "system_u:object_r:container_file_t:s0:c1,c2",
+		"system_u:object_r:container_file_t:s0:c3,c4"
+	volume := t.TempDir()
+	file := filepath.Join(volume, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	relabel := func() {
+		t.Helper()
+		if err := Relabel(t.Context(), volume, own); err != nil {
+			t.Fatal(err)
+		}
+	}
+	relabel()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := Relabel(ended, volume, other); !errors.Is(err, context.Canceled) {
+		t.Fatalf("found %v; want that it is interrupted", err)
+	}
+	for _, want := range []string{own, other} {
+		if err := unix.Setxattr(file, xattrSELinux, []byte(other), 0); err != nil {
+			t.Fatal(err)
+		}
+		relabel()
+		if got := selinuxtest.OfFile(t, file); got != want {
+			t.Errorf("the file is %s; want %s", got, want)
+		}
+	}
+}
 
 // TestSELinuxRelabel: all of a volume gets a label, and nothing that a link or a mount in it leads
 // to. The volume's own directory is last.
