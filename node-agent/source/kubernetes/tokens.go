@@ -153,11 +153,25 @@ func (t *tokens) renew(ctx context.Context, key tokenKey, into *token, changed f
 			return
 		}
 		t.note(key, into, value, asked.Add(life), err, changed)
+		t.sleepUntil(ctx, t.clock.Now().Add(next))
+	}
+}
+
+// sleepUntil waits for a time, or the end of ctx. A timer stands still while the machine is
+// suspended, and the API server's time goes on, so it looks at the clock each minute.
+func (t *tokens) sleepUntil(ctx context.Context, at time.Time) {
+	for now := t.clock.Now(); ctx.Err() == nil && !passed(now, at); now = t.clock.Now() {
 		select {
 		case <-ctx.Done():
-		case <-t.clock.After(next):
+		case <-t.clock.After(min(at.Sub(now), time.Minute)):
 		}
 	}
+}
+
+// passed reports whether a time has passed by the monotonic clock, which nobody sets, or by the wall
+// clock, which goes on while the machine is suspended.
+func passed(now, at time.Time) bool {
+	return !now.Before(at) || !now.Round(0).Before(at.Round(0))
 }
 
 // maxTokenAge is the time after which also a token that is valid for longer is renewed, as by the
@@ -251,7 +265,7 @@ func (k *Kubernetes) Token(namespace, account string, p *corev1.ServiceAccountTo
 	case have == nil || have.value == "" && have.err == nil:
 		return "", fmt.Errorf("token of ServiceAccount %s in %s: %w", account, namespace,
 			source.ErrNotAsked)
-	case have.value != "" && t.clock.Now().Before(have.expires):
+	case have.value != "" && !passed(t.clock.Now(), have.expires):
 		return have.value, nil
 	case apierrors.IsForbidden(have.err):
 		return "", fmt.Errorf("berth-controller has not allowed that yet: %w", have.err)

@@ -4,10 +4,12 @@ package kubernetes
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/lifecycle"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 var _ lifecycle.Tokens = (*Kubernetes)(nil)
@@ -216,6 +219,56 @@ func TestTokenWhileTheAPIServerIsAway(t *testing.T) {
 	if err != nil || value != "secret-value" || life != 600*time.Second {
 		t.Errorf("found %q for %s, %v; want one that lives no longer than it was asked for", value, life, err)
 	}
+}
+
+// suspended is a clock whose timers do not count a time that has gone by, as of a machine that was
+// suspended.
+type suspended struct {
+	*clocktesting.FakeClock
+	slept atomic.Int64
+}
+
+func (s *suspended) Now() time.Time { return s.FakeClock.Now().Add(time.Duration(s.slept.Load())) }
+
+// TestTokenAfterASuspension: a token that has expired while the machine was suspended is not given
+// to a container, and renewed within a minute.
+func TestTokenAfterASuspension(t *testing.T) {
+	begin(t)
+	var issued atomic.Int64
+	peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprintf(w, `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest",`+
+			`"status":{"token":"token-%d"}}`, issued.Add(1))
+	}))
+	defer peer.Close()
+	tokens, err := newTokens(&rest.Config{
+		Host: peer.URL, Transport: &http.Transport{DisableKeepAlives: true},
+	}, "n", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := &suspended{FakeClock: clocktesting.NewFakeClock(time.Now())}
+	tokens.clock = clock
+	volume, projection := tokenVolume()
+	b := newBundle("robots", "n")
+	b.Spec.ServiceAccountName, b.Spec.Volumes = "robot", []v1alpha1.Volume{volume}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer tokens.wg.Wait()
+	defer cancel()
+	tokens.follow(ctx, b, func(source.Key) {})
+	k := &Kubernetes{tokens: tokens}
+	token := func() string {
+		value, _ := k.Token(b.Owner().Namespace, "robot", projection)
+		return value
+	}
+	until(t, "the first token", func() bool { return token() == "token-1" && clock.HasWaiters() })
+	clock.slept.Store(int64(time.Hour))
+	if value := token(); value != "" {
+		t.Errorf("found %s; want none, since it has expired", value)
+	}
+	clock.Step(time.Minute)
+	until(t, "the second token", func() bool { return token() == "token-2" })
 }
 
 // TestRenewal: a token is renewed before it expires, at the latest after a day, and tokens of one
