@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	apistatus "github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/apiserver"
 )
@@ -270,7 +271,8 @@ func networkCondition(load Load) metav1.Condition {
 	}
 	if load.NetworkErr != nil {
 		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonNetworkNotReady
-		c.Message = load.NetworkErr.Error()
+		// Plugins print as much as they like, and the API server would refuse the whole status.
+		c.Message = apistatus.Shorten(load.NetworkErr.Error(), apistatus.MaxMessage)
 	}
 	return c
 }
