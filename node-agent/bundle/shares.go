@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,10 +22,31 @@ type Share struct {
 	// Owner is the id of the other container, and Container the key of its Container.
 	Owner     string `json:"owner"`
 	Container string `json:"container"`
-	// Volume is its name there, and Device and Inode are those of its directory.
+	// Volume is its name there, and directory the one that it has been.
 	Volume string `json:"volume"`
+	directory
+}
+
+// directory tells a directory from all others, also from one that is made in its place: that may
+// have its inode. Born is 0 on a filesystem that knows no times of creation.
+type directory struct {
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
+	Born   int64  `json:"born"` // in nanoseconds since 1970
+}
+
+// statDirectory returns what tells a directory from others. It follows no link.
+func statDirectory(path string) (directory, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st)
+	if err != nil {
+		return directory{}, &fs.PathError{Op: "statx", Path: path, Err: err}
+	}
+	d := directory{Device: unix.Mkdev(st.Dev_major, st.Dev_minor), Inode: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		d.Born = st.Btime.Sec*int64(time.Second) + int64(st.Btime.Nsec)
+	}
+	return d, nil
 }
 
 // sharing is the content of sharesFile.
@@ -55,25 +77,24 @@ func (d Dir) id() string { return filepath.Base(d.path) }
 // FindVolume returns the share that a container gets of an emptyDir of this one, or false if the
 // volume is not there as its source says.
 func (d Dir) FindVolume(v *v1alpha1.Volume) (share Share, found bool, err error) {
-	var st unix.Stat_t
-	err = unix.Lstat(d.Volume(v.Name), &st)
-	if errors.Is(err, unix.ENOENT) {
+	is, err := statDirectory(d.Volume(v.Name))
+	if errors.Is(err, fs.ErrNotExist) {
 		return Share{}, false, nil
 	}
 	if err != nil {
-		return Share{}, false, &fs.PathError{Op: "stat", Path: d.Volume(v.Name), Err: err}
+		return Share{}, false, err
 	}
 	same, mounted, err := onMedium(d.Volume(v.Name), v.EmptyDir.Medium)
 	if err != nil || !same || !mounted && v.EmptyDir.Medium != "" {
 		return Share{}, false, err
 	}
-	return Share{Owner: d.id(), Volume: v.Name, Device: st.Dev, Inode: st.Ino}, true, nil
+	return Share{Owner: d.id(), Volume: v.Name, directory: is}, true, nil
 }
 
 // HasShared reports whether the volume of a share is the one that it was.
 func (d Dir) HasShared(s Share) bool {
-	var st unix.Stat_t
-	return unix.Lstat(d.Volume(s.Volume), &st) == nil && st.Dev == s.Device && st.Ino == s.Inode
+	is, err := statDirectory(d.Volume(s.Volume))
+	return err == nil && is == s.directory
 }
 
 // Share writes down the shares of the container in place of those that it had. dir returns the
