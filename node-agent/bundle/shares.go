@@ -155,10 +155,11 @@ func (d Dir) SharesLeft() bool {
 // no error if there are none.
 func (d Dir) Unshare(dir func(id string) Dir) ([]Share, error) {
 	s, err := d.readShares()
-	if errors.Is(err, errNewerShares) {
+	unread := (*fs.PathError)(nil)
+	if errors.Is(err, errNewerShares) || errors.As(err, &unread) {
 		return nil, err
 	}
-	// Any other cannot be read since a loss of power has cut it off: nothing is mounted.
+	// Any other has no meaning since a loss of power has cut it off: nothing is mounted.
 	for _, one := range s.List {
 		err := os.Remove(filepath.Join(dir(one.Owner).sharersDir(one.Volume), d.id()))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -96,7 +96,16 @@ func TestShares(t *testing.T) {
 	if _, err := other.Unshare(root.Dir); err == nil || !other.SharesLeft() {
 		t.Errorf("found %v; want the file of a newer version refused", err)
 	}
-	if err := os.WriteFile(other.File(sharesFile), []byte("{"), 0o600); err != nil {
+	// So may one that cannot be read at this moment, as for lack of descriptors.
+	if err := errors.Join(os.Remove(other.File(sharesFile)),
+		os.Mkdir(other.File(sharesFile), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Unshare(root.Dir); err == nil || !other.SharesLeft() {
+		t.Errorf("found %v; want that it is tried again", err)
+	}
+	if err := errors.Join(os.Remove(other.File(sharesFile)),
+		os.WriteFile(other.File(sharesFile), []byte("{"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -124,6 +133,11 @@ func TestShares(t *testing.T) {
 		t.Errorf("found %q, %v; want v, which a tmpfs would cover", got, err)
 	}
 	share.Volume = "v"
+	held, err := os.Open(owner.Volume("v")) // or the next directory may get its inode
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
 	if _, err := owner.PrepareVolumes(volumes, "v"); err != nil || owner.HasShared(share) {
 		t.Errorf("v was made anew, %v: found the same directory", err)
 	}
