@@ -39,7 +39,12 @@ func ReadVolumeFile(volume, in string) (file environment.File, found bool, err e
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return environment.File{Fault: "it is no regular file"}, true, nil
 	}
-	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	// A container may hold a lease on its file (F_SETLEASE in fcntl(2)), for which open(2) waits
+	// 45 s, unless it is told not to.
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.EAGAIN) {
+		return environment.File{Fault: "a process has a lease on it"}, true, nil
+	}
 	if err != nil {
 		return file, false, err
 	}

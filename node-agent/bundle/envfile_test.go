@@ -4,6 +4,7 @@ package bundle
 
 import (
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,5 +70,25 @@ func TestReadVolumeFile(t *testing.T) {
 	}
 	if _, _, err := ReadVolumeFile(volume+"/inner", "file"); err == nil {
 		t.Error("found a volume that is a link")
+	}
+}
+
+// TestReadLeasedFile: nobody waits for a process of a container that has a lease on the file.
+func TestReadLeasedFile(t *testing.T) {
+	leaktest.Check(t)
+	volume := t.TempDir()
+	f, err := os.Create(volume + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	signal.Ignore(unix.SIGIO) // by which the kernel asks for the lease
+	defer signal.Reset(unix.SIGIO)
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Fatal(err)
+	}
+	file, found, err := ReadVolumeFile(volume, "file")
+	if err != nil || !found || file.Fault != "a process has a lease on it" {
+		t.Errorf("found %+v, %t, %v; want a fault", file, found, err)
 	}
 }
