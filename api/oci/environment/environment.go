@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -101,6 +102,10 @@ type builder struct {
 func (b *builder) set(path, name, value string) error {
 	if strings.Contains(value, "\x00") {
 		return fmt.Errorf("%s: found a NUL byte in the value of %s; allowed: none", path, name)
+	}
+	if !utf8.ValidString(value) { // config.json is JSON, and would have other bytes in their place
+		return fmt.Errorf("%s: found bytes in the value of %s that are not UTF-8; allowed: UTF-8, or the"+
+			" bytes as a file of a volume", path, name)
 	}
 	b.known[name] = value
 	if i, ok := b.at[name]; ok {

@@ -77,10 +77,12 @@ func TestErrorsShowNoValue(t *testing.T) {
 			LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "k",
 		}},
 	}}
-	_, err := Compute(env, nil, objects{{KindSecret, "s"}: {"k": "hunter2\x00"}})
-	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(),
-		"env[0]") {
-		t.Errorf("found %v; want the path and no value", err)
+	for _, end := range []string{"\x00", "\xff"} {
+		_, err := Compute(env, nil, objects{{KindSecret, "s"}: {"k": "hunter2" + end}})
+		if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(),
+			"env[0]") {
+			t.Errorf("%q: found %v; want the path and no value", end, err)
+		}
 	}
 	if got := References(env, nil); !slices.Equal(got, []Object{{KindSecret, "s"}}) {
 		t.Errorf("found references %v", got)
