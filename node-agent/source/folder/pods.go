@@ -43,10 +43,12 @@ func (f *Folder) afterBoot(going map[source.Key]bool) {
 	if err == nil && string(last) == f.o.Boot {
 		return
 	}
-	if len(last) > 0 {
+	// Where the file is lost or cannot be read, the status on disk tells of a boot.
+	if len(last) > 0 || f.o.NewBoot {
 		f.repeatInit(going)
 	}
-	if err := f.reserve.Replace(path, []byte(f.o.Boot), durable.Options{}); err != nil {
+	err = f.reserve.Replace(path, []byte(f.o.Boot), durable.Options{Sync: true})
+	if err != nil {
 		f.o.Log.Error("cannot write down the boot; init containers may run again at the next start",
 			"error", err)
 	}
@@ -56,13 +58,9 @@ func (f *Folder) afterBoot(going map[source.Key]bool) {
 // that a container of their Pod waits for.
 func (f *Folder) repeatInit(going map[source.Key]bool) {
 	needed := map[source.Key]bool{}
-	for key, e := range f.entries {
-		for _, d := range e.container.Spec.DependsOn {
-			other := source.Key{Namespace: key.Namespace, Name: d.Name}
-			if going[key] && samePod(e, f.entries[other]) &&
-				d.Condition == v1alpha1.DependencyCompleted {
-				needed[other] = true
-			}
+	for key := range f.entries {
+		if going[key] {
+			f.needs(key, needed)
 		}
 	}
 	for key := range needed {
@@ -77,6 +75,19 @@ func (f *Folder) repeatInit(going map[source.Key]bool) {
 			// Until it has run again, nobody may take it for completed.
 			c.Status.ObservedGeneration, b.Status.ObservedGeneration = -1, -1
 		})
+	}
+}
+
+// needs notes the init containers that a container of a Pod waits for, and those before them: one
+// of these has the network.
+func (f *Folder) needs(key source.Key, needed map[source.Key]bool) {
+	e := f.entries[key]
+	for _, d := range e.container.Spec.DependsOn {
+		other := source.Key{Namespace: key.Namespace, Name: d.Name}
+		if d.Condition == v1alpha1.DependencyCompleted && !needed[other] && samePod(e, f.entries[other]) {
+			needed[other] = true
+			f.needs(other, needed)
+		}
 	}
 }
 

@@ -85,6 +85,19 @@ func TestPod(t *testing.T) {
 	}
 }
 
+// statusesOf reports statuses of Containers, as the agent does.
+func statusesOf(t *testing.T, f *Folder, of map[string]func(*v1alpha1.OCIBundleStatus)) {
+	t.Helper()
+	for name, set := range of {
+		b := f.Get(key(name))
+		status := &v1alpha1.OCIBundleStatus{ObservedGeneration: b.Generation}
+		set(status)
+		if err := f.ReportStatus(t.Context(), b, status); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestInitAfterBoot: an init container that has succeeded runs again after a boot if another container
 // of its Pod is to start then, and not otherwise. An agent that is killed at its start changes
 // nothing of that.
@@ -135,16 +148,9 @@ func TestInitAfterBoot(t *testing.T) {
 			}
 			f := open("1")
 			f.scan()
-			for name, set := range map[string]func(*v1alpha1.OCIBundleStatus){
+			statusesOf(t, f, map[string]func(*v1alpha1.OCIBundleStatus){
 				"web-setup": tc.init, "web-app": tc.app,
-			} {
-				b := f.Get(key(name))
-				status := &v1alpha1.OCIBundleStatus{ObservedGeneration: b.Generation}
-				set(status)
-				if err := f.ReportStatus(t.Context(), b, status); err != nil {
-					t.Fatal(err)
-				}
-			}
+			})
 			// The second agent is killed before it could write down that the boot is a new one.
 			for range 2 {
 				f = open(tc.boot)
@@ -157,6 +163,60 @@ func TestInitAfterBoot(t *testing.T) {
 				}
 				if err := os.WriteFile(bootFile(state), []byte("1"), 0o600); err != nil {
 					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestInitBeforeInitAfterBoot: with an init container, those before it run again after a boot, of
+// which the first one has the network. So they do if the note of the boot before is lost, and the
+// status tells of one.
+func TestInitBeforeInitAfterBoot(t *testing.T) {
+	succeeded := func(s *v1alpha1.OCIBundleStatus) {
+		s.Phase = v1alpha1.ContainerSucceeded
+		s.State.Terminated = &corev1.ContainerStateTerminated{}
+	}
+	running := func(s *v1alpha1.OCIBundleStatus) {
+		s.Phase = v1alpha1.ContainerRunning
+		s.State.Running = &corev1.ContainerStateRunning{}
+	}
+	for name, lose := range map[string]func(path string) error{
+		"noted":   func(string) error { return nil },
+		"lost":    os.Remove,
+		"cut off": func(path string) error { return os.Truncate(path, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, state := t.TempDir(), t.TempDir()
+			text := strings.Replace(podOf("OnFailure"), "  - {name: proxy",
+				"  - {name: second, image: x}\n  - {name: proxy", 1)
+			if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			open := func(boot string) *Folder {
+				t.Helper()
+				f, err := New(Options{
+					Dir: dir, StateDir: state, NodeName: "node-1", Boot: boot, NewBoot: boot == "2",
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return f
+			}
+			f := open("1")
+			f.scan()
+			statusesOf(t, f, map[string]func(*v1alpha1.OCIBundleStatus){
+				"web-setup": succeeded, "web-second": succeeded, "web-proxy": running, "web-app": succeeded,
+			})
+			if err := lose(bootFile(state)); err != nil {
+				t.Fatal(err)
+			}
+			f = open("2")
+			for name, want := range map[string]string{
+				"web-setup": "boot 2", "web-second": "boot 2", "web-proxy": "", "web-app": "",
+			} {
+				if got := f.Get(key(name)).Annotations[source.AnnotationRestart]; got != want {
+					t.Errorf("%s: found the request %q; want %q", name, got, want)
 				}
 			}
 		})
