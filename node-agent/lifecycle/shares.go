@@ -261,6 +261,17 @@ func (s *shares) volume(of source.Key, ref *v1alpha1.ContainerVolume) (share bun
 	return share, why, err
 }
 
+// labelledAlike reports whether the container that a volume belongs to has the same labels as this
+// one. Without a level each has one of its own.
+func (s *shares) labelledAlike(c *Container, ref *v1alpha1.ContainerVolume) bool {
+	b := s.Bundle(source.Key{Namespace: c.Key.Namespace, Name: ref.Name})
+	if b == nil || b.Spec.Security == nil || c.Bundle.Spec.Security == nil {
+		return false
+	}
+	own, others := c.Bundle.Spec.Security.SELinuxOptions, b.Spec.Security.SELinuxOptions
+	return own != nil && others != nil && *own == *others && own.Level != ""
+}
+
 // emptyDirsOf returns the names of the emptyDirs of a Container, for people.
 func emptyDirsOf(b *v1alpha1.OCIBundle) string {
 	var names []string

@@ -9,13 +9,16 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/leaktest"
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/selinux"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -260,6 +263,43 @@ func TestSharedVolumeOfGroup(t *testing.T) {
 	info, err := os.Stat(web.Dir.Volume("data"))
 	if err != nil || info.Mode()&os.ModeSetgid == 0 {
 		t.Errorf("found %v, %v; want the set-group-ID bit", info.Mode(), err)
+	}
+}
+
+// TestSharedVolumeLabel: the volume of a container that waits for another one has the label of both
+// before that one writes to it, if they ask for the same. Otherwise it keeps what it has.
+func TestSharedVolumeLabel(t *testing.T) {
+	needs.Root(t) // who may set labels
+	const label = "system_u:object_r:container_file_t:s0:c1,c2"
+	same := corev1.SELinuxOptions{Level: "s0:c1,c2"}
+	for name, tc := range map[string]struct {
+		web, side corev1.SELinuxOptions
+		want      bool
+	}{
+		"the same":      {same, same, true},
+		"of no level":   {corev1.SELinuxOptions{}, corev1.SELinuxOptions{}, false},
+		"another level": {corev1.SELinuxOptions{Level: "s0:c3,c4"}, same, false},
+		"another user":  {corev1.SELinuxOptions{User: "a", Level: "s0:c1,c2"}, same, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newSharedNode(t)
+			web, side := n.want("web", "1", emptyDir("data")), n.want("side", "1", volumeOf("web", "data"))
+			web.Bundle.Spec.Security = &v1alpha1.BundleSecurity{SELinuxOptions: &tc.web}
+			side.Bundle.Spec.Security = &v1alpha1.BundleSecurity{SELinuxOptions: &tc.side}
+			side.Labels = selinux.Labels{File: label}
+			err := emptyDirsStage{n.shares}.Ensure(t.Context(), web)
+			if err = errors.Join(err, n.ensure(side)); err != nil {
+				t.Fatal(err)
+			}
+			found := make([]byte, 256)
+			size, err := unix.Lgetxattr(web.Dir.Volume("data"), "security.selinux", found)
+			if err != nil && !errors.Is(err, unix.ENODATA) {
+				t.Fatal(err)
+			}
+			if got := string(found[:max(0, size)]); (strings.TrimRight(got, "\x00") == label) != tc.want {
+				t.Errorf("found the label %q", got)
+			}
+		})
 	}
 }
 

@@ -29,13 +29,14 @@ func (s volumesStage) Ensure(ctx context.Context, c *Container) error {
 	if err := giveVolumes(ctx, c); err != nil {
 		return err
 	}
-	return labelVolumes(ctx, c)
+	return s.label(ctx, c)
 }
 
-// labelVolumes gives emptyDir volumes and claims the label of the container's files. A hostPath, also
-// one that a claim is bound to, is not the agent's, and the volume of another container has that
-// one's label. One that is read-only keeps the label that its writers have given it.
-func labelVolumes(ctx context.Context, c *Container) error {
+// label gives emptyDir volumes and claims the label of the container's files. A hostPath, also one
+// that a claim is bound to, is not the agent's, and a claim that is read-only keeps the label that
+// its writers have given it. The volume of another container has that one's label: it gets it here
+// as well, since the other one may wait for this one before it starts.
+func (s volumesStage) label(ctx context.Context, c *Container) error {
 	if c.Labels.File == "" {
 		return nil
 	}
@@ -47,6 +48,8 @@ func labelVolumes(ctx context.Context, c *Container) error {
 		case v.EmptyDir != nil:
 		case v.PersistentVolumeClaim != nil && !directory.Untouched && !directory.ReadOnly:
 			path, err = filepath.EvalSymlinks(directory.Path)
+		case v.Container != nil && s.shares.labelledAlike(c, v.Container):
+			path = directory.Path
 		default:
 			continue
 		}

@@ -52,7 +52,7 @@ func TestHostPathOfAClaimKeepsItsLabels(t *testing.T) {
 		{Path: missing}:                  "spec.securityContext.seLinuxOptions: volume v: lstat " + missing,
 	} {
 		c.Directories = map[string]merge.Directory{"v": directory}
-		err := labelVolumes(t.Context(), c)
+		err := volumesStage{}.label(t.Context(), c)
 		if (err != nil) != (want != "") || err != nil && !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%+v: found %v; want %q", directory, err, want)
 		}
