@@ -27,6 +27,19 @@ func podFieldCases() map[reflect.Type]map[string]string {
 		reflect.TypeFor[corev1.Container]():          podContainerCases(),
 		reflect.TypeFor[corev1.PodSecurityContext](): podSecurityCases(),
 		reflect.TypeFor[corev1.VolumeSource]():       podVolumeCases(),
+		reflect.TypeFor[corev1.ProjectedVolumeSource](): {
+			"sources":     "[{configMap: {name: a}}]",
+			"defaultMode": "0600",
+			"defaultUser": refused + "7",
+		},
+		reflect.TypeFor[corev1.VolumeProjection](): {
+			"secret":              "{name: a}",
+			"downwardAPI":         "{items: [{path: a, fieldRef: {fieldPath: metadata.name}}]}",
+			"configMap":           "{name: a}",
+			"serviceAccountToken": either + "{path: a}",
+			"clusterTrustBundle":  refused + "{path: a, name: a}",
+			"podCertificate":      refused + "{signerName: a/b, keyType: ED25519, keyPath: a, certificateChainPath: b}",
+		},
 	}
 }
 
@@ -187,9 +200,15 @@ func podWith(t reflect.Type, name, value string) (text, path string) {
 			spec = "  securityContext: {fsGroup: 7, " + line + "}\n"
 		}
 	case reflect.TypeFor[corev1.VolumeSource]():
-		path = "spec.volumes[0]." + name
-		return podHead + "  containers: [{name: c, image: a, volumeMounts: [{name: v, mountPath: /v}]}]\n" +
-			"  volumes: [{name: v, " + line + "}]\n", path
+		return podWithVolume(line), "spec.volumes[0]." + name
+	case reflect.TypeFor[corev1.ProjectedVolumeSource]():
+		if name != "sources" {
+			line += ", sources: [{configMap: {name: a}}]"
+		}
+		return podWithVolume("projected: {" + line + "}"), "spec.volumes[0].projected." + name
+	case reflect.TypeFor[corev1.VolumeProjection]():
+		return podWithVolume("projected: {sources: [{" + line + "}]}"),
+			"spec.volumes[0].projected.sources[0]." + name
 	default:
 		path = "spec." + name
 		spec = "  " + line + "\n"
@@ -205,6 +224,13 @@ func podWith(t reflect.Type, name, value string) (text, path string) {
 		list += "  volumes: [{name: v, emptyDir: {}}]\n"
 	}
 	return podHead + spec + list, path
+}
+
+// podWithVolume returns a Pod of two containers that have a volume.
+func podWithVolume(volume string) string {
+	const mounts = "volumeMounts: [{name: v, mountPath: /v}]"
+	return podHead + "  initContainers: [{name: i, image: a, " + mounts + "}]\n" +
+		"  containers: [{name: c, image: a, " + mounts + "}]\n  volumes: [{name: v, " + volume + "}]\n"
 }
 
 // TestEveryPodField fails for a field of a Pod that is neither honoured nor refused.

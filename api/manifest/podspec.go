@@ -5,6 +5,7 @@ package manifest
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -13,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	strictjson "sigs.k8s.io/json"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -305,14 +307,25 @@ func (p *podOf) volume(c *podContainer, number int, v *corev1.Volume, users []*p
 		}
 	}
 	var out v1alpha1.Volume
+	var strict []error
 	text, err := json.Marshal(v)
 	if err == nil {
-		err = json.Unmarshal(text, &out)
+		strict, err = strictjson.UnmarshalStrict(text, &out)
+	}
+	if err == nil && !p.faulty(at) { // or a field that no Container has would be dropped
+		err = errors.Join(strict...)
 	}
 	if err != nil {
 		p.decoded.faultAtValue(at, err.Error())
 	}
 	return out, err == nil
+}
+
+// faulty reports whether a fault was noted below a path.
+func (p *podOf) faulty(at string) bool {
+	return slices.ContainsFunc(p.decoded.touched, func(path string) bool {
+		return strings.HasPrefix(path, at+".")
+	})
 }
 
 func (p *podOf) ofPodFiles(c *podContainer, items []corev1.DownwardAPIVolumeFile) {
@@ -347,6 +360,12 @@ func (p *podOf) refuseKinds(at string, v *corev1.Volume) {
 	if v.Projected == nil {
 		return
 	}
+	user := at + ".projected.defaultUser"
+	if v.Projected.DefaultUser != nil && !slices.Contains(p.decoded.touched, user) {
+		p.decoded.faultAtField(user,
+			"found a user; allowed: nothing, since the files belong to root: set a mode that lets others read")
+	}
+	v.Projected.DefaultUser = nil // or it is refused again
 	for i, s := range v.Projected.Sources {
 		refuse(fmt.Sprintf("%s.projected.sources[%d]", at, i), "a Pod's projected volume", s,
 			reflect.TypeFor[v1alpha1.VolumeProjection]())
