@@ -259,6 +259,9 @@ func (f *Folder) restore() error {
 	return nil
 }
 
+// notLookedAt is the message of a container whose process ended with another boot.
+const notLookedAt = "the node was booted, and the agent has not looked at the container since"
+
 // forgetProcess marks the status of another boot as not looked at: no process of it is left, and
 // the file may be older than what was reported last.
 func forgetProcess(c *v1alpha1.Container) {
@@ -268,13 +271,12 @@ func forgetProcess(c *v1alpha1.Container) {
 		return
 	}
 	st.Phase, st.PID = v1alpha1.ContainerPending, 0
-	const message = "the node was booted, and the agent has not looked at the container since"
 	st.State = corev1.ContainerState{
-		Waiting: &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonProgressing, Message: message},
+		Waiting: &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonProgressing, Message: notLookedAt},
 	}
 	setCondition(c, metav1.Condition{
 		Type: v1alpha1.ConditionRunning, Status: metav1.ConditionUnknown,
-		Reason: v1alpha1.ReasonProgressing, Message: message, ObservedGeneration: c.Generation,
+		Reason: v1alpha1.ReasonProgressing, Message: notLookedAt, ObservedGeneration: c.Generation,
 	})
 }
 

@@ -17,14 +17,16 @@ import (
 // boot, their network and their volumes in memory went, which the other containers of the Pod need.
 
 // goesOn reports whether a container that was left by a boot is to be started again. Its status is
-// that of before the boot.
+// that of before the boot, or what an agent has left that was killed soon after.
 func goesOn(c *v1alpha1.Container) bool {
 	if _, stopped := Taken(c); stopped || c.DeletionTimestamp != nil {
 		return false
 	}
 	switch c.Spec.RestartPolicy {
 	case corev1.RestartPolicyNever:
-		return c.Status.State.Running == nil && c.Status.State.Terminated == nil
+		st := c.Status.State
+		return st.Running == nil && st.Terminated == nil &&
+			(st.Waiting == nil || st.Waiting.Message != notLookedAt)
 	case corev1.RestartPolicyOnFailure:
 		return c.Status.Phase != v1alpha1.ContainerSucceeded
 	}

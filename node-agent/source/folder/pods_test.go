@@ -222,3 +222,38 @@ func TestInitBeforeInitAfterBoot(t *testing.T) {
 		})
 	}
 }
+
+// TestInitOfLostContainer: the first agent after a boot is killed after it has written that nobody
+// has looked at a container that ran. The next one does not take that for one that has yet to run.
+func TestInitOfLostContainer(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	text := strings.Replace(podOf("Never"), "  - {name: proxy, image: x, restartPolicy: Always}\n", "", 1)
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func(boot string, newBoot bool) *Folder {
+		t.Helper()
+		f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", Boot: boot, NewBoot: newBoot})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	f := open("1", false)
+	f.scan()
+	statusesOf(t, f, map[string]func(*v1alpha1.OCIBundleStatus){
+		"web-setup": func(s *v1alpha1.OCIBundleStatus) { s.Phase = v1alpha1.ContainerSucceeded },
+		"web-app": func(s *v1alpha1.OCIBundleStatus) {
+			s.Phase, s.State.Running = v1alpha1.ContainerRunning, &corev1.ContainerStateRunning{}
+		},
+	})
+	for _, newBoot := range []bool{true, false} {
+		f = open("2", newBoot)
+		if got := f.Get(key("web-setup")).Annotations[source.AnnotationRestart]; got != "" {
+			t.Errorf("found the request %q; want none", got)
+		}
+		if err := os.WriteFile(bootFile(state), []byte("1"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
