@@ -16,8 +16,8 @@ import (
 // xattrSELinux is the attribute with the label of a file (xattr(7)).
 const xattrSELinux = "security.selinux"
 
-// xattrUnfinished is an attribute of a volume whose files are being labelled. Root of the node alone
-// can set it (xattr(7)).
+// xattrUnfinished is an attribute of a volume whose files are being labelled. Root of the node
+// alone can set it (xattr(7)).
 const xattrUnfinished = "trusted.berth.unlabelled"
 
 // contextOption returns the option of mount(2) by which all files of a new filesystem have a label.

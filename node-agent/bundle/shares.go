@@ -38,7 +38,8 @@ type directory struct {
 // statDirectory returns what tells a directory from others. It follows no link.
 func statDirectory(path string) (directory, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st)
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW,
+		unix.STATX_INO|unix.STATX_BTIME, &st)
 	if err != nil {
 		return directory{}, &fs.PathError{Op: "statx", Path: path, Err: err}
 	}

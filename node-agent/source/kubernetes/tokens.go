@@ -168,8 +168,8 @@ func (t *tokens) sleepUntil(ctx context.Context, at time.Time) {
 	}
 }
 
-// passed reports whether a time has passed by the monotonic clock, which nobody sets, or by the wall
-// clock, which goes on while the machine is suspended.
+// passed reports whether a time has passed by the monotonic clock, which nobody sets, or by the
+// wall clock, which goes on while the machine is suspended.
 func passed(now, at time.Time) bool {
 	return !now.Before(at) || !now.Round(0).Before(at.Round(0))
 }
