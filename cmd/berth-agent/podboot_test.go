@@ -91,3 +91,37 @@ func TestStandalonePodAfterBoot(t *testing.T) {
 	}
 	h.endClean("pod.yaml")
 }
+
+// TestStandaloneSidecarAfterBoot: the sidecar of a Pod whose app has ended for good starts again after
+// a boot, and both init containers before it, of which the first one has the network. The app does
+// not run twice.
+func TestStandaloneSidecarAfterBoot(t *testing.T) {
+	h := newHost(t)
+	h.ownNetwork()
+	h.start()
+	h.raw("pod.yaml", strings.ReplaceAll(`apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  restartPolicy: OnFailure
+  terminationGracePeriodSeconds: 1
+  initContainers:
+  - {name: first, image: 'oci-archive:IMAGE', command: [/bin/true]}
+  - {name: second, image: 'oci-archive:IMAGE', command: [/bin/true]}
+  - {name: side, image: 'oci-archive:IMAGE', command: [/bin/sleep, '3600'], restartPolicy: Always}
+  containers:
+  - {name: app, image: 'oci-archive:IMAGE', command: [/bin/true]}
+`, "IMAGE", programs+"/busybox.tar"))
+	h.untilSucceeded("web-app")
+	_, before := h.ips("web-side", 0)
+	h.signal(unix.SIGKILL)
+	h.booted()
+	h.start()
+	h.ips("web-side", before)
+	for name, want := range map[string]int32{"web-first": 1, "web-second": 1, "web-app": 0} {
+		if c := h.get(name); c.Status.RestartCount != want || c.Status.Phase != v1alpha1.ContainerSucceeded {
+			t.Errorf("found %s %s after %d restarts; want %d", name, c.Status.Phase, c.Status.RestartCount, want)
+		}
+	}
+	h.endClean("pod.yaml")
+}
