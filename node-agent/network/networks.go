@@ -33,6 +33,7 @@ type Networks struct {
 
 	patience time.Duration // of a wait for plugins; 0 means orphanPatience
 	every    time.Duration // between looks at the network; 0 means lookEvery
+	asking   time.Duration // of a wait for STATUS of one plugin; 0 means statusPatience
 	ready    readiness
 
 	ports portTable

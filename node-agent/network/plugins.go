@@ -4,6 +4,7 @@ package network
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,8 +20,11 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// pluginPatience bounds the time of one plugin.
-const pluginPatience = time.Minute
+// Bounds of the time of one plugin, and of one that only reports its status.
+const (
+	pluginPatience = time.Minute
+	statusPatience = 10 * time.Second
+)
 
 // plugins executes CNI plugins for libcni.
 type plugins struct {
@@ -31,6 +35,8 @@ type plugins struct {
 	// added is called with the result of each plugin that has succeeded with ADD, before the next
 	// one is executed.
 	added func(result []byte) error
+	// patience bounds the time of one plugin; 0 means pluginPatience.
+	patience time.Duration
 }
 
 var _ invoke.Exec = (*plugins)(nil)
@@ -50,7 +56,8 @@ func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
 func (p *plugins) ExecPlugin(ctx context.Context, path string, config []byte, env []string) ([]byte,
 	error,
 ) {
-	ctx, cancel := context.WithTimeout(ctx, pluginPatience)
+	patience := cmp.Or(p.patience, pluginPatience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, path)
@@ -60,7 +67,10 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, config []byte, en
 		cmd.ExtraFiles = []*os.File{p.lock}
 	}
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Base(path), pluginError(ctx, err, stdout.Bytes(),
+		if ctx.Err() != nil {
+			err = fmt.Errorf("did not end within %s: %w", patience, err)
+		}
+		return nil, fmt.Errorf("%s: %w", filepath.Base(path), pluginError(err, stdout.Bytes(),
 			stderr.String()))
 	}
 	if p.added != nil && slices.Contains(env, "CNI_COMMAND=ADD") {
@@ -71,14 +81,11 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, config []byte, en
 	return stdout.Bytes(), nil
 }
 
-// pluginError returns the error that a plugin has printed, or what else is known.
-func pluginError(ctx context.Context, err error, stdout []byte, stderr string) error {
+// pluginError returns the error that a plugin has printed, or else err with its standard error.
+func pluginError(err error, stdout []byte, stderr string) error {
 	var said types.Error
 	if json.Unmarshal(stdout, &said) == nil && said.Msg != "" {
 		return &said
-	}
-	if ctx.Err() != nil {
-		err = fmt.Errorf("did not end within %s: %w", pluginPatience, err)
 	}
 	if text := strings.TrimSpace(stderr); text != "" {
 		return fmt.Errorf("%w: %s", err, text)

@@ -110,17 +110,17 @@ func (n *Networks) ask(ctx context.Context) Readiness {
 	return Readiness{Network: "network " + list.Name, Err: n.status(ctx, list)}
 }
 
-// status returns ErrNotReady if a plugin of a list says that it cannot connect containers, and
-// another error if one is missing. Plugins of a list before version 1.1.0 are not asked, and count
-// as ready.
+// status returns ErrNotReady if a plugin of a list says that it cannot connect containers, or does
+// not answer in time, and another error if one is missing. Plugins of a list before version 1.1.0
+// are not asked, and count as ready.
 func (n *Networks) status(ctx context.Context, list *libcni.NetworkConfigList) error {
 	for _, p := range list.Plugins {
 		if _, err := (&plugins{}).FindInPath(p.Network.Type, n.BinDirs); err != nil {
 			return fmt.Errorf("network %s: %w", list.Name, err)
 		}
 	}
-	err := libcni.NewCNIConfig(n.BinDirs, &plugins{}).GetStatusNetworkList(ctx, list)
-	if err != nil {
+	asking := &plugins{patience: cmp.Or(n.asking, statusPatience)}
+	if err := libcni.NewCNIConfig(n.BinDirs, asking).GetStatusNetworkList(ctx, list); err != nil {
 		return fmt.Errorf("network %s: %w: %w", list.Name, ErrNotReady, err)
 	}
 	return nil

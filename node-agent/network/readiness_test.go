@@ -5,6 +5,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -39,9 +40,23 @@ func unready(t *testing.T) (n *Networks, dir string) {
 	write(t, filepath.Join(dir, "unready"), "")
 	write(t, filepath.Join(dir, "bin/made-up"), "#!/bin/sh\n"+
 		strings.ReplaceAll(unreadyPlugin, "DIR", dir))
-	write(t, filepath.Join(dir, "conf/10-made-up.conflist"),
-		`{"cniVersion":"1.1.0","name":"front","plugins":[{"type":"made-up"}]}`)
+	conf(t, dir, "10-made-up", "1.1.0", "front", "made-up")
 	return n, dir
+}
+
+// conf writes a configuration list with one plugin.
+func conf(t *testing.T, dir, file, version, network, plugin string) {
+	t.Helper()
+	write(t, filepath.Join(dir, "conf", file+".conflist"), fmt.Sprintf(
+		`{"cniVersion":%q,"name":%q,"plugins":[{"type":%q}]}`, version, network, plugin))
+}
+
+// becomeReady has the plugin of unready succeed from now on.
+func becomeReady(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(dir, "unready")); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func write(t *testing.T, path, text string) {
@@ -80,15 +95,12 @@ func TestReadiness(t *testing.T) {
 	if r := next(); !errors.Is(r.Err, ErrNotReady) || !strings.HasPrefix(r.Err.Error(), why) {
 		t.Errorf("found %+v; want %s", r, why)
 	}
-	if err := os.Remove(filepath.Join(dir, "unready")); err != nil {
-		t.Fatal(err)
-	}
+	becomeReady(t, dir)
 	if r := next(); r.Err != nil || r.Network != "network front" {
 		t.Errorf("found %+v; want a network that is ready", r)
 	}
 	// A file that comes before it by name, of a plugin that is not there.
-	write(t, filepath.Join(dir, "conf/00-back.conflist"),
-		`{"cniVersion":"1.0.0","name":"back","plugins":[{"type":"none"}]}`)
+	conf(t, dir, "00-back", "1.0.0", "back", "none")
 	if r := next(); r.Err == nil || errors.Is(r.Err, ErrNotReady) ||
 		!strings.Contains(r.Err.Error(), `network back: found no plugin "none"`) {
 		t.Errorf("found %+v; want the missing plugin", r)
@@ -114,13 +126,26 @@ func TestReadiness(t *testing.T) {
 func TestOlderPluginsAreReady(t *testing.T) {
 	leaktest.Check(t)
 	n, dir := unready(t)
-	write(t, filepath.Join(dir, "conf/10-made-up.conflist"),
-		`{"cniVersion":"1.0.0","name":"front","plugins":[{"type":"made-up"}]}`)
+	conf(t, dir, "10-made-up", "1.0.0", "front", "made-up")
 	if r, _ := n.look(t.Context()); r.Err != nil || r.Network != "network front" {
 		t.Errorf("found %+v; want it ready", r)
 	}
 	if commands, err := os.ReadFile(filepath.Join(dir, "commands")); err == nil {
 		t.Errorf("found %q; want that it is not executed", commands)
+	}
+}
+
+// TestHangingPluginIsUnready: a plugin that does not answer STATUS in time is not ready, and the
+// error has the time.
+func TestHangingPluginIsUnready(t *testing.T) {
+	leaktest.Check(t)
+	n, dir := unready(t)
+	n.asking = 50 * time.Millisecond
+	write(t, filepath.Join(dir, "bin/made-up"), "#!/bin/sh\nexec sleep 3600\n")
+	const why = "network front: the network is not ready: made-up: did not end within 50ms: "
+	r, _ := n.look(t.Context())
+	if !errors.Is(r.Err, ErrNotReady) || !strings.HasPrefix(r.Err.Error(), why) {
+		t.Errorf("found %v; want %s", r.Err, why)
 	}
 }
 
@@ -134,9 +159,7 @@ func TestRecoveryIsReported(t *testing.T) {
 	if err := op.refuseUnready(Wanted{}); !errors.Is(err, ErrNotReady) {
 		t.Errorf("found %v; want that it is not ready", err)
 	}
-	if err := os.Remove(filepath.Join(dir, "unready")); err != nil {
-		t.Fatal(err)
-	}
+	becomeReady(t, dir)
 	if err := op.refuseUnready(Wanted{}); err != nil {
 		t.Errorf("once it is ready: %v", err)
 	}
@@ -150,8 +173,7 @@ func TestRecoveryIsReported(t *testing.T) {
 func TestMissingPluginIsNotUnready(t *testing.T) {
 	leaktest.Check(t)
 	n, dir := unready(t)
-	write(t, filepath.Join(dir, "conf/20-back.conflist"),
-		`{"cniVersion":"1.1.0","name":"back","plugins":[{"type":"none"}]}`)
+	conf(t, dir, "20-back", "1.1.0", "back", "none")
 	op := &operation{Networks: n, ctx: t.Context(), id: "c"}
 	failed := errors.New("failed")
 	want := Wanted{Networks: []Attachment{{Network: "back"}}}
@@ -189,9 +211,7 @@ func TestUnreadyNetworkRefusesContainers(t *testing.T) {
 	if commands := read(t, filepath.Join(dir, "commands")); strings.Contains(commands, "ADD") {
 		t.Errorf("found the commands %q; want no ADD", commands)
 	}
-	if err := os.Remove(filepath.Join(dir, "unready")); err != nil {
-		t.Fatal(err)
-	}
+	becomeReady(t, dir)
 	if err := attach(); err != nil {
 		t.Errorf("once it is ready: %v", err)
 	}
