@@ -36,7 +36,8 @@ func Relabel(ctx context.Context, path, label string) error {
 	return relabel(ctx, path, label, false)
 }
 
-// relabel is Relabel; with always it looks below a directory that has the label, too.
+// relabel does the work of Relabel. With always it labels the files also if the directory has the
+// label.
 func relabel(ctx context.Context, path, label string, always bool) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -124,7 +125,7 @@ func labelOf(fd int) (string, error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", os.NewSyscallError("getxattr "+xattrSELinux, err)
+		return "", labelError("getxattr", err)
 	}
 	return strings.TrimRight(string(value[:n]), "\x00"), nil
 }
@@ -133,7 +134,18 @@ func labelOf(fd int) (string, error) {
 func setLabel(fd int, label string) error {
 	// fsetxattr(2) refuses O_PATH.
 	err := unix.Setxattr(procPath(fd), xattrSELinux, []byte(label), 0)
-	return os.NewSyscallError("setxattr "+xattrSELinux, err)
+	return labelError("setxattr", err)
+}
+
+// labelError returns the error of a system call that reads or writes a label, with a remedy where
+// the filesystem has none.
+func labelError(call string, err error) error {
+	failed := os.NewSyscallError(call+" "+xattrSELinux, err)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("found a filesystem that takes no labels of SELinux; allowed: one that does, "+
+			"such as ext4 or XFS, mounted without the option context: %w", failed)
+	}
+	return failed
 }
 
 // procPath returns a path of a file that was opened with O_PATH, also of a link.

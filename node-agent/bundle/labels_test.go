@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,15 @@ func TestRelabelAfterAKill(t *testing.T) {
 		if got := selinuxtest.OfFile(t, file); got != want {
 			t.Errorf("the file is %s; want %s", got, want)
 		}
+	}
+}
+
+// TestRelabelWithoutLabels: the error of a filesystem that takes no labels names a remedy.
+func TestRelabelWithoutLabels(t *testing.T) {
+	const want = "found a filesystem that takes no labels of SELinux; allowed: one that does, such as ext4"
+	err := Relabel(t.Context(), "/proc/self/attr", "system_u:object_r:container_file_t:s0:c1,c2")
+	if !errors.Is(err, unix.EOPNOTSUPP) || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("found %v; want %s", err, want)
 	}
 }
 
