@@ -4,6 +4,7 @@ package compile
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -69,8 +70,11 @@ func limitBandwidth(d *draft, out *v1alpha1.BundleNetwork) {
 			d.invalid(at, text, "must be a quantity of bits a second: write 10M for 10 Mbit/s")
 			continue
 		}
-		rate, msg := exact(q, 0, maxBandwidth)
-		if msg == "" && rate < minBandwidth {
+		rate, msg := exact(q, 0, math.MaxInt64)
+		switch {
+		case q.CmpInt64(maxBandwidth) > 0:
+			msg = "must be at most 1P, as under a kubelet: it is in bits a second"
+		case msg == "" && rate < minBandwidth:
 			msg = "must be at least 1k: it is in bits a second"
 		}
 		if msg != "" {

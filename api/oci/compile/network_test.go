@@ -69,7 +69,8 @@ func TestBandwidth(t *testing.T) {
 	for name, tc := range map[string]struct{ spec, annotation, value, want string }{
 		"no quantity":      {"", ingress, "fast", "write 10M for 10 Mbit/s"},
 		"too little":       {"", egress, "999", "at least 1k"},
-		"too much":         {"", ingress, "2P", "at most 1P"},
+		"too much":         {"", ingress, "2P", "at most 1P, as under a kubelet"},
+		"far too much":     {"", ingress, "1e30", "at most 1P, as under a kubelet"},
 		"a part of a bit":  {"", egress, "1000500m", "whole number"},
 		"the node's":       {"hostNetwork: true", ingress, "10M", "remove it or hostNetwork"},
 		"none":             {"network: {none: true}", egress, "10M", "remove it or network.none"},
