@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -166,7 +167,12 @@ func (v nodeValues) File(ref *corev1.FileKeySelector) (environment.File, bool, e
 			if err != nil {
 				return environment.File{}, false, err
 			}
-			return bundle.ReadVolumeFile(path, ref.Path)
+			file, found, err := bundle.ReadVolumeFile(path, ref.Path)
+			if errors.Is(err, fs.ErrNotExist) {
+				// Its owner has removed it since; sharesStage waits for the next one.
+				err = &StageError{Reason: v1alpha1.ReasonVolumeNotReady, Class: NodeFault, Err: err}
+			}
+			return file, found, err
 		}
 	}
 	return environment.File{}, false, fmt.Errorf(

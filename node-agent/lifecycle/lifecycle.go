@@ -101,6 +101,9 @@ type Container struct {
 	// Directories has those of volumes with a PersistentVolumeClaim or of another Container, by the
 	// names of the volumes.
 	Directories map[string]merge.Directory
+	// shares are the volumes of other Containers that sharesStage has found, by the names of the
+	// volumes.
+	shares map[string]bundle.Share
 	// Environment are the variables of a container that asks the node for values.
 	Environment environment.Variables
 	// Secret reports that Environment has values of Secrets.

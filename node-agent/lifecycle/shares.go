@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ func (s sharesStage) Ensure(_ context.Context, c *Container) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list, err := s.find(c)
+	c.shares = list
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -167,6 +169,13 @@ func (s *shares) take(c *Container) error {
 	}
 	if err != nil {
 		return err
+	}
+	if !maps.Equal(found, c.shares) {
+		// Stages before this one have used the earlier volume: its path, and variables in its files.
+		return &StageError{
+			Reason: v1alpha1.ReasonVolumeNotReady, Class: NodeFault,
+			Err: errors.New("spec.volumes: the volume of another Container was made anew during the start"),
+		}
 	}
 	var list []bundle.Share
 	for _, v := range c.Bundle.Spec.Volumes {

@@ -252,6 +252,66 @@ func TestSharedVolumeStays(t *testing.T) {
 	}
 }
 
+// lostDuringStart asserts that the start is tried again soon, without a back-off.
+func lostDuringStart(t *testing.T, err error) {
+	t.Helper()
+	e := (*StageError)(nil)
+	if !errors.As(err, &e) || e.Class != NodeFault || e.Reason != v1alpha1.ReasonVolumeNotReady {
+		t.Errorf("found %v; want a fault of the node", err)
+	}
+}
+
+// TestSharedVolumeMadeAnewDuringStart: a container does not start with a volume that its owner has
+// made anew since the container found it: its variables may be of a file in the earlier one.
+func TestSharedVolumeMadeAnewDuringStart(t *testing.T) {
+	n := newSharedNode(t)
+	web, side := n.want("web", "1", emptyDir("data")), n.want("side", "1", volumeOf("web", "data"))
+	if err := errors.Join(n.ensure(web), sharesStage{n.shares}.Ensure(t.Context(), side)); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Open(web.Dir.Volume("data")) // or the next directory may get its inode
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	web.Restarts, web.Emptied = 1, "data"
+	if err := n.ensure(web); err != nil {
+		t.Fatal(err)
+	}
+	lostDuringStart(t, volumesStage{n.shares}.Ensure(t.Context(), side))
+	if side.Dir.SharesLeft() {
+		t.Error("found that it has the volume")
+	}
+	if err := n.ensure(side); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestVariableOfRemovedVolume: a volume that its owner removes while a variable is read from it is
+// no fault of the container that waits for the next one.
+func TestVariableOfRemovedVolume(t *testing.T) {
+	n := newSharedNode(t)
+	web, side := n.want("web", "1", emptyDir("data")), n.want("side", "1", volumeOf("web", "data"))
+	if err := errors.Join(n.ensure(web), n.ensure(side)); err != nil {
+		t.Fatal(err)
+	}
+	looks := 0
+	n.shares.Dir = func(id string) bundle.Dir {
+		if looks++; looks == 2 { // it was there at the first one
+			if err := os.Remove(web.Dir.Volume("data")); err != nil {
+				t.Error(err)
+			}
+		}
+		return n.bundles.Dir(id)
+	}
+	side.Bundle.Spec.Process.Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{
+		FileKeyRef: &corev1.FileKeySelector{
+			VolumeName: "shared", Path: "env", Key: "A", Optional: new(true),
+		},
+	}}}
+	lostDuringStart(t, environmentStage{shares: n.shares}.Ensure(t.Context(), side))
+}
+
 // TestSharedVolumeOfGroup: a container gives a volume of another one to its group.
 func TestSharedVolumeOfGroup(t *testing.T) {
 	n := newSharedNode(t)
