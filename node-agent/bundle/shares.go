@@ -92,10 +92,14 @@ func (d Dir) FindVolume(v *v1alpha1.Volume) (share Share, found bool, err error)
 	return Share{Owner: d.id(), Volume: v.Name, directory: is}, true, nil
 }
 
-// HasShared reports whether the volume of a share is the one that it was.
-func (d Dir) HasShared(s Share) bool {
+// HasShared reports whether the directory of a share still exists. An error says that it is not
+// known.
+func (d Dir) HasShared(s Share) (bool, error) {
 	is, err := statDirectory(d.Volume(s.Volume))
-	return err == nil && is == s.directory
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return is == s.directory, err
 }
 
 // Share writes down the shares of the container in place of those that it had. dir returns the

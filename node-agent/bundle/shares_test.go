@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -41,9 +43,16 @@ func TestShares(t *testing.T) {
 		t.Errorf("found %t, %v; want nothing made", made, err)
 	}
 	share, found, err := owner.FindVolume(volume)
-	if !found || err != nil || !owner.HasShared(share) {
+	if !found || err != nil {
 		t.Fatal(found, err)
 	}
+	has := func(want bool) {
+		t.Helper()
+		if got, err := owner.HasShared(share); got != want || err != nil {
+			t.Errorf("found %t, %v whether the volume is the same; want %t", got, err, want)
+		}
+	}
+	has(true)
 	memory := volume.DeepCopy()
 	memory.EmptyDir.Medium = corev1.StorageMediumMemory
 	if _, found, err := owner.FindVolume(memory); found || err != nil {
@@ -138,8 +147,15 @@ func TestShares(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	if _, err := owner.PrepareVolumes(volumes, "v"); err != nil || owner.HasShared(share) {
-		t.Errorf("v was made anew, %v: found the same directory", err)
+	if _, err := owner.PrepareVolumes(volumes, "v"); err != nil {
+		t.Fatal(err)
+	}
+	has(false)
+	share.Volume = "none"
+	has(false)
+	share.Volume = strings.Repeat("v", 256)
+	if got, err := owner.HasShared(share); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("found %t, %v; want an error, since it is not known", got, err)
 	}
 }
 

@@ -73,7 +73,8 @@ func (s sharesStage) Outdated(c *Container) (string, error) {
 		s.followers.follow(key, c.Key)
 		b := s.Bundle(key)
 		s.mu.Lock()
-		stays := !s.leaving[share.Owner][share.Volume] && s.Dir(share.Owner).HasShared(share)
+		leaves := s.leaving[share.Owner][share.Volume]
+		has, err := s.Dir(share.Owner).HasShared(share)
 		s.mu.Unlock()
 		var what string
 		switch {
@@ -81,8 +82,10 @@ func (s sharesStage) Outdated(c *Container) (string, error) {
 			what = "is removed"
 		case b != nil && ContainerID(key, b.UID) != share.Owner:
 			what = "was made again"
-		case !stays:
+		case leaves || err == nil && !has:
 			what = "loses that volume"
+		case err != nil:
+			return "", err
 		default:
 			continue
 		}
