@@ -437,3 +437,35 @@ func TestSealedSecrets(t *testing.T) {
 		t.Errorf("found the same digest with another key, %v", err)
 	}
 }
+
+// TestSealKeyLost: with the key of digests, all that were made with it are lost. A Secret whose file
+// was refused at that time is not compared with its old digest later.
+func TestSealKeyLost(t *testing.T) {
+	for name, lose := range map[string]func(key string) error{
+		"lost":    os.Remove,
+		"cut off": func(key string) error { return os.Truncate(key, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, state := t.TempDir(), t.TempDir()
+			look := func(file, text, want string) {
+				t.Helper()
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				f := newFolder(t, dir, state)
+				f.scan()
+				if got := refused(t, f); (got == "") != (want == "") || !strings.Contains(got, want) {
+					t.Errorf("found the refusal %q; want %q", got, want)
+				}
+			}
+			secret := secretObject("s", "hunter2") + frozen
+			look("s.yaml", secret, "")
+			if err := lose(filepath.Join(state, "secrets", sealKey)); err != nil {
+				t.Fatal(err)
+			}
+			look("s.yaml", "{", "s.yaml:1: ")
+			look("t.yaml", secretObject("t", "hunter2")+frozen, "s.yaml:1: ") // has a new key written
+			look("s.yaml", secret, "")
+		})
+	}
+}

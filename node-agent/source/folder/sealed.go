@@ -118,7 +118,6 @@ func (f *Folder) restoreSealed() error {
 	}
 	if len(f.seal) != sha256.Size {
 		f.seal = nil
-		return nil
 	}
 	entries, err := os.ReadDir(f.sealedDir())
 	if err != nil {
@@ -127,6 +126,12 @@ func (f *Folder) restoreSealed() error {
 	for _, e := range entries {
 		path := filepath.Join(f.sealedDir(), e.Name())
 		if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(path, ".json") {
+			continue
+		}
+		if f.seal == nil { // with the next key, an unchanged Secret would have another digest
+			if err := os.Remove(path); err != nil {
+				f.o.Log.Error("cannot remove a digest whose key is lost", "file", path, "error", err)
+			}
 			continue
 		}
 		s, err := readSealed(path)
