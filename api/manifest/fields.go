@@ -56,7 +56,8 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 		d.fault(key, path, message)
 		return ""
 	}
-	if elsewhere := homeOf(name, reflect.TypeFor[v1alpha1.Container]()); elsewhere != "" && elsewhere != joined(where, name) {
+	elsewhere := homeOf(name, reflect.TypeFor[v1alpha1.Container]())
+	if elsewhere != "" && elsewhere != joined(where, name) {
 		message := "found an unknown field; it belongs in " + parent(elsewhere) +
 			": check the indentation"
 		d.fault(key, path, message, strings.ReplaceAll(elsewhere, "[]", ""))
@@ -100,8 +101,8 @@ func (d *decoder) unknownPodField(key *yaml.Node, name string, t reflect.Type, a
 	return ""
 }
 
-// pattern returns the pattern of a path, by which advice for the fields of a Container is found. It
-// is the same for the fields of a Pod's container.
+// pattern returns the pattern of a path, which is the key of advice about fields of a Container.
+// Fields of a Pod's container get the same advice.
 func (d *decoder) pattern(at *field.Path) string {
 	where := pattern(at)
 	for _, list := range []string{"spec.containers[]", "spec.initContainers[]"} {
@@ -161,8 +162,8 @@ func podOwner(where, name string) string {
 	return ""
 }
 
-// homeOf returns where in a Container or Pod a field of this name has its only place, or the one
-// that is nearest to the root.
+// homeOf returns the path of a field of this name in a Container or Pod: its only one, or the one
+// nearest to the root.
 func homeOf(name string, root reflect.Type) string {
 	type place struct {
 		path string

@@ -11,8 +11,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// identify refuses documents that are not Containers, after those of the other kinds were taken;
-// another spelling of kind or version is only noted.
+// identify refuses documents that are not Containers; another spelling of kind or version is only
+// noted. Documents of the other supported kinds come here with a wrong version alone.
 func (d *decoder) identify(root *yaml.Node) *Fault {
 	fault := func(n *yaml.Node, path, message string) *Fault {
 		return &Fault{Line: d.line + n.Line, Column: n.Column, Field: d.below(path), Message: message}

@@ -27,8 +27,8 @@ type Document struct {
 	// Item is the path of the item in its List, such as items[0], with which the fields of its faults
 	// begin; "" for a document.
 	Item string
-	// Pod is the name of the Pod of which Container is a container; "" for a document of a Container.
-	// The document of a Pod is returned as one for each of its containers.
+	// Pod is the name of the Pod that Container is a container of; "" for a document of a Container. A
+	// Pod is returned as a document for each of its containers.
 	Pod string
 	// Container is the document's Container, without the fields that are wrong; nil if it is no
 	// Container. It is complete only without Faults.
@@ -42,9 +42,10 @@ type Document struct {
 	Faults []Fault
 
 	decoded decoder
-	// origin is the place of the Container in its Pod; nil if it is in none.
+	// origin maps fields of the Container to fields of its Pod; nil outside of a Pod.
 	origin *origin
-	// reported are the faults of all documents of a Pod, in which much is the same; nil for others.
+	// reported has the faults that the documents of the same Pod have reported: they have fields in
+	// common, whose faults are reported once. It is nil outside of a Pod.
 	reported map[Fault]bool
 }
 
@@ -179,7 +180,7 @@ func (d *Document) Report(faults field.ErrorList) {
 func (d *Document) Has(path string) bool { return d.decoded.places[path] != nil }
 
 // At returns a fault at the position of a field or, if it is absent, of its nearest parent. For a
-// container of a Pod, path is that in the Container, and the fault has that in the Pod.
+// container of a Pod, path is the path in the Container, and the fault has the path in the Pod.
 func (d *Document) At(path, message string) Fault {
 	path = d.origin.path(path)
 	f := Fault{Line: d.Line, Column: 1, Field: d.decoded.below(path), Message: message}

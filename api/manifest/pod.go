@@ -17,16 +17,17 @@ import (
 // kindPod is the kind of a Pod, of apiVersion v1.
 const kindPod = "Pod"
 
-// podOf is a Pod whose Containers are being made.
+// podOf is a Pod that is converted to Containers.
 type podOf struct {
 	*corev1.Pod
 	decoded    *decoder
 	containers []*podContainer // in the order of their start
-	// users are the containers that mount a volume or take variables from it, by its name.
+	// users has the containers that mount a volume or take variables from it, by its name.
 	users map[string][]*podContainer
 }
 
-// maxContainers is the number of Containers that one may depend on.
+// maxContainers is the greatest number of containers in a Pod: a Container may have that many
+// dependencies.
 const maxContainers = 64
 
 // podContainer is a container of a Pod.
@@ -34,13 +35,13 @@ type podContainer struct {
 	*corev1.Container
 	// name of the Container.
 	name string
-	// init is set for one of initContainers, and sidecar for one of these that does not end.
+	// init is set for an init container, and sidecar for an init container with restartPolicy Always.
 	init, sidecar bool
 	origin        *origin
 }
 
-// decodePod reads the document's root as a Pod. It returns a document for each of its containers,
-// in the order in which they start. Faults of the Pod are the first one's.
+// decodePod decodes the document's root as a Pod. It returns a document for each container, in the
+// order in which they start. The first document has the faults of the Pod.
 func (d *Document) decodePod(root *yaml.Node) []*Document {
 	d.Line = d.decoded.line + root.Line
 	d.decoded.pod = true
@@ -91,7 +92,7 @@ func (p *podOf) list() {
 	add("containers", p.Spec.Containers)
 }
 
-// listUsers notes the volumes that a container has.
+// listUsers records the volumes that a container uses.
 func (p *podOf) listUsers(c *podContainer) {
 	note := func(volume string) {
 		if of := p.users[volume]; len(of) == 0 || of[len(of)-1] != c {
@@ -108,7 +109,8 @@ func (p *podOf) listUsers(c *podContainer) {
 	}
 }
 
-// checkNames checks the names that the Containers have theirs of.
+// checkNames checks the names of the Pod and its containers, which make up the names of the
+// Containers.
 func (p *podOf) checkNames() {
 	before := len(p.decoded.faults)
 	if p.Name == "" {
@@ -150,17 +152,17 @@ func (p *podOf) checkNames() {
 	}
 }
 
-// invalid notes a value that cannot be.
+// invalid adds a fault for an invalid value.
 func (p *podOf) invalid(at, found, allowed string) {
 	e := field.Invalid(nil, found, allowed)
 	p.decoded.faultAtValue(at, semantic(e))
 }
 
-// appArmorAnnotation begins the names of annotations that Kubernetes takes for the field
+// appArmorAnnotation is the prefix of annotations that Kubernetes reads as the field
 // appArmorProfile.
 const appArmorAnnotation = "container.apparmor.security.beta.kubernetes.io/"
 
-// refuseFields notes the fields of the Pod that no Container has.
+// refuseFields adds a fault for each field of the Pod that no Container has.
 func (p *podOf) refuseFields() {
 	d, spec := p.decoded, &p.Spec
 	d.refuse("spec", "a Pod", spec, podRefusals())
@@ -188,13 +190,14 @@ func (p *podOf) refuseFields() {
 	}
 }
 
-// origin is the place in a Pod of what a Container is made of.
+// origin maps the fields of a Container to the fields of its Pod.
 type origin struct {
 	at string // of the container, such as spec.containers[0]
-	// ports are the paths of the Container's ports, and volumes and sysctls the numbers in the Pod.
+	// ports has the paths of the Container's ports, and volumes and sysctls have their indexes in the
+	// Pod.
 	ports            []string
 	volumes, sysctls []int
-	// inherited are the fields of securityContext that the Container has of the Pod.
+	// inherited has the names of the securityContext fields that come from the Pod.
 	inherited map[string]bool
 	// ownRestart is set if the container has a restartPolicy of its own.
 	ownRestart bool

@@ -14,11 +14,11 @@ import (
 
 // refusal is a field of a Pod that no Container has.
 type refusal struct {
-	// usual are the values that mean the same as an absent field, and are taken therefore.
+	// usual has values that are accepted, since they mean the same as an absent field.
 	usual []string
 	// instead says what to do, after "found a field of a Pod that Berth does not have yet; ".
 	instead string
-	// because replaces that whole sentence, if it is not empty.
+	// because replaces the whole message, if it is not empty.
 	because string
 }
 
@@ -115,8 +115,8 @@ func podSecurityRefusals() map[string]refusal {
 	}
 }
 
-// refuse notes the fields of a struct that are refused and have another value than the usual one. A
-// value without content, such as {} or false, is what an absent field means.
+// refuse adds a fault for each refused field of a struct, unless it has the usual value. A value
+// without content, such as {} or false, means the same as an absent field.
 func (d *decoder) refuse(at, owner string, object any, refusals map[string]refusal) {
 	v := reflect.Indirect(reflect.ValueOf(object))
 	if !v.IsValid() {
@@ -147,10 +147,10 @@ func empty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-// isLinux reports whether a Pod's os is the one that there is.
+// isLinux reports whether a Pod's os is linux.
 func isLinux(os reflect.Value) bool { return os.FieldByName("Name").String() == "linux" }
 
-// inPlace reports whether a resizePolicy asks for what happens anyway.
+// inPlace reports whether a resizePolicy restarts no container: resources change in place anyway.
 func inPlace(policies reflect.Value) bool {
 	for i := range policies.Len() {
 		if policies.Index(i).FieldByName("RestartPolicy").String() != "NotRequired" {
@@ -160,14 +160,14 @@ func inPlace(policies reflect.Value) bool {
 	return true
 }
 
-// faultAtField notes a fault at the name of a field.
+// faultAtField adds a fault at the name of a field.
 func (d *decoder) faultAtField(path, message string) {
 	above := parent(path)
 	key := d.places[above+"\x00"+strings.TrimPrefix(path[len(above):], ".")]
 	d.faultAt(key, path, message)
 }
 
-// faultAtValue notes a fault at the value of a field or, if it is absent, of its nearest parent.
+// faultAtValue adds a fault at the value of a field or, if it is absent, of its nearest parent.
 func (d *decoder) faultAtValue(path, message string) { d.faultAt(nil, path, message) }
 
 func (d *decoder) faultAt(n *yaml.Node, path, message string) {

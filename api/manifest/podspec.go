@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// container returns the Container of a container of the Pod.
+// container converts a container of the Pod to a Container.
 func (p *podOf) container(c *podContainer) *v1alpha1.Container {
 	out := &v1alpha1.Container{}
 	out.APIVersion, out.Kind = v1alpha1.GroupVersion.String(), containerKind
@@ -48,8 +48,8 @@ func (p *podOf) container(c *podContainer) *v1alpha1.Container {
 	return out.DeepCopy()
 }
 
-// hostUsers returns the Pod's hostUsers. If its containers share a network, it is not left to the
-// agent's default: that could give a user namespace to the owner of the network alone.
+// hostUsers returns the Pod's hostUsers. For several containers it returns true instead of nil: the
+// agent's default could give a user namespace to the owner of their network alone.
 func (p *podOf) hostUsers() *bool {
 	if p.Spec.HostUsers == nil && len(p.containers) > 1 {
 		return new(true)
@@ -57,7 +57,7 @@ func (p *podOf) hostUsers() *bool {
 	return p.Spec.HostUsers
 }
 
-// owner returns the container in whose network the others are: the one that starts first.
+// owner returns the container that starts first. The others join its network.
 func (p *podOf) owner() *podContainer { return p.containers[0] }
 
 // restartPolicy returns the policy of a container. An init container that has done its work is not
@@ -74,8 +74,8 @@ func (p *podOf) restartPolicy(c *podContainer) corev1.RestartPolicy {
 	return policy
 }
 
-// dependencies returns what a container waits for: an init container for the one before it, any
-// other for all init containers.
+// dependencies returns the dependencies of a container: an init container waits for the one before
+// it, any other container for all init containers.
 func (p *podOf) dependencies(c *podContainer) []v1alpha1.Dependency {
 	var out []v1alpha1.Dependency
 	for _, other := range p.containers {
@@ -90,7 +90,8 @@ func (p *podOf) dependencies(c *podContainer) []v1alpha1.Dependency {
 	return out
 }
 
-// setNetwork sets the fields of the network and its names. They are the owner's.
+// setNetwork sets the fields of the network and its names. If the containers share a network, only
+// its owner gets them.
 func (p *podOf) setNetwork(c *podContainer, out *v1alpha1.ContainerSpec) {
 	spec := &p.Spec
 	out.HostNetwork, out.Hostname = spec.HostNetwork, spec.Hostname
@@ -128,8 +129,8 @@ func (p *podOf) setNetwork(c *podContainer, out *v1alpha1.ContainerSpec) {
 	}
 }
 
-// hostnameOf returns the hostname of a Pod that names none, or "" for the Container's own if the
-// Pod's name cannot be one.
+// hostnameOf returns the default hostname of a Pod, or "" if the Pod's name is not a valid
+// hostname: each Container then has a hostname of its own.
 func hostnameOf(pod string) string {
 	if len(pod) > validation.DNS1123LabelMaxLength { // as the kubelet cuts it
 		pod = strings.TrimRight(pod[:validation.DNS1123LabelMaxLength], "-.")
@@ -140,8 +141,8 @@ func hostnameOf(pod string) string {
 	return pod
 }
 
-// allPorts returns the ports of all containers, and their paths. Names of ports are unique in a
-// container of a Pod, and in a Container: the second one of another container has none.
+// allPorts returns the ports of all containers, and their paths. In a Pod, containers may use the
+// same name for a port; in a Container it is unique, so later containers lose it.
 func (p *podOf) allPorts() ([]corev1.ContainerPort, []string) {
 	var ports []corev1.ContainerPort
 	var paths []string
@@ -163,8 +164,8 @@ func (p *podOf) allPorts() ([]corev1.ContainerPort, []string) {
 	return ports, paths
 }
 
-// checkNodePorts notes ports of the node that an earlier container has as well. In another network
-// the compiler finds them.
+// checkNodePorts adds a fault for each port of the node that an earlier container has, too. In a
+// network of the Pod the compiler finds them.
 func (p *podOf) checkNodePorts(c *podContainer) {
 	type key struct {
 		port     int32
@@ -191,7 +192,7 @@ func (p *podOf) checkNodePorts(c *podContainer) {
 	}
 }
 
-// variables returns the variables of a container. The name of the Pod is not the Container's.
+// variables returns the variables of a container. References to the Pod are rewritten (ofPod).
 func (p *podOf) variables(c *podContainer) []corev1.EnvVar {
 	var out []corev1.EnvVar
 	for _, e := range c.Env {
@@ -204,7 +205,7 @@ func (p *podOf) variables(c *podContainer) []corev1.EnvVar {
 	return out
 }
 
-// ofPod has references to fields of the Pod lead to the same in the Container.
+// ofPod rewrites references to fields of the Pod: the Container has the same values elsewhere.
 func (p *podOf) ofPod(c *podContainer, f *corev1.ObjectFieldSelector,
 	r *corev1.ResourceFieldSelector,
 ) {
@@ -216,7 +217,8 @@ func (p *podOf) ofPod(c *podContainer, f *corev1.ObjectFieldSelector,
 	}
 }
 
-// securityContext returns a container's securityContext, beneath which is the Pod's.
+// securityContext returns a container's securityContext. Fields that it does not set come from the
+// Pod's.
 func (p *podOf) securityContext(c *podContainer) *v1alpha1.SecurityContext {
 	out := &v1alpha1.SecurityContext{}
 	if c.SecurityContext != nil {
@@ -244,7 +246,8 @@ func (p *podOf) securityContext(c *podContainer) *v1alpha1.SecurityContext {
 		out.FSGroupChangePolicy = *pod.FSGroupChangePolicy
 	}
 	for i, s := range pod.Sysctls {
-		// Those of the network are the owner's, and any other is that of a namespace of each.
+		// Sysctls of the network apply to the owner, whose network the others join. Every other sysctl
+		// applies to each container, which has namespaces of its own.
 		if network := strings.HasPrefix(s.Name, "net."); network && c != p.owner() &&
 			!p.Spec.HostNetwork {
 			continue
@@ -258,8 +261,8 @@ func (p *podOf) securityContext(c *podContainer) *v1alpha1.SecurityContext {
 	return out
 }
 
-// volumes returns the volumes that a container has. The first one has those, too, that nobody asks
-// for.
+// volumes returns the volumes that a container uses. The owner also gets the volumes that no
+// container uses.
 func (p *podOf) volumes(c *podContainer) []v1alpha1.Volume {
 	var out []v1alpha1.Volume
 	for i := range p.Spec.Volumes {
@@ -276,8 +279,8 @@ func (p *podOf) volumes(c *podContainer) []v1alpha1.Volume {
 	return out
 }
 
-// volume returns a volume of the Pod as one of a container. It has the same fields, but for kinds
-// that no Container has.
+// volume converts a volume of the Pod to a volume of a Container. Both have the same fields, except
+// for kinds that a Container does not have.
 func (p *podOf) volume(c *podContainer, number int, v *corev1.Volume, users []*podContainer,
 ) (v1alpha1.Volume, bool) {
 	at := fmt.Sprintf("spec.volumes[%d]", number)
@@ -285,7 +288,8 @@ func (p *podOf) volume(c *podContainer, number int, v *corev1.Volume, users []*p
 		v.EmptyDir = &corev1.EmptyDirVolumeSource{}
 	}
 	if v.EmptyDir != nil && len(users) > 1 {
-		// The size of an emptyDir is measured while its owner runs.
+		// The agent measures the size of an emptyDir while its owner runs, so the owner is no init
+		// container that ends, if possible.
 		owner := users[max(0, slices.IndexFunc(users, func(c *podContainer) bool {
 			return !c.init || c.sidecar
 		}))]
@@ -328,14 +332,15 @@ func (p *podOf) faulty(at string) bool {
 	})
 }
 
+// ofPodFiles rewrites the references of files of downwardAPI (ofPod).
 func (p *podOf) ofPodFiles(c *podContainer, items []corev1.DownwardAPIVolumeFile) {
 	for i := range items {
 		p.ofPod(c, items[i].FieldRef, items[i].ResourceFieldRef)
 	}
 }
 
-// refuseKinds notes the kinds of a volume, and of sources of a projected one, that no Container
-// has.
+// refuseKinds adds a fault for each kind of a volume, or of a source of a projected volume, that no
+// Container has.
 func (p *podOf) refuseKinds(at string, v *corev1.Volume) {
 	refuse := func(at, owner string, source any, has reflect.Type) {
 		value := reflect.ValueOf(source)

@@ -13,8 +13,8 @@ import (
 const MaxFile = 64 << 10
 
 // ParseFile returns the variables of a file of NAME='value' lines, by the rules of a Pod's env
-// files: a subset of a POSIX shell's, by which all between the quotes is the value, newlines as
-// well. An error names the line and never shows what is in it.
+// files: a subset of a POSIX shell's. Everything between the quotes is the value, including
+// newlines. An error names the line and never contains text of the file.
 func ParseFile(text string) (map[string]string, error) {
 	out := map[string]string{}
 	for line := 1; text != ""; {
@@ -38,7 +38,8 @@ func ParseFile(text string) (map[string]string, error) {
 	return out, nil
 }
 
-// assignment reads NAME='value', and returns the rest of the text as well, or why it is none.
+// assignment parses NAME='value' at the beginning of a text and returns the rest of the text. If
+// there is no assignment, it returns why.
 func assignment(text string) (name, value, rest, why string) {
 	line, _, _ := strings.Cut(text, "\n")
 	name, _, found := strings.Cut(line, "=")
@@ -66,7 +67,7 @@ func assignment(text string) (name, value, rest, why string) {
 	return name, value, rest, ""
 }
 
-// ofFile returns the value of a key of a file, or false if it is optional and not there.
+// ofFile returns the value of a key of a file; false if it is optional and missing.
 func ofFile(path string, ref *corev1.FileKeySelector, values Values) (string, bool, error) {
 	missing := &Missing{Path: path, Object: Object{KindFile, ref.Path}, Volume: ref.VolumeName}
 	file, found, err := values.File(ref)

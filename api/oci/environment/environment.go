@@ -21,13 +21,13 @@ type Values interface {
 	Resource(r *corev1.ResourceFieldSelector) (string, error)
 	// Data returns the data of an object, or false if there is no such object.
 	Data(object Object) (data map[string]string, ok bool)
-	// File returns a file in a volume, or false if there is none.
+	// File returns a file in a volume; ok is false if the volume does not have it.
 	File(ref *corev1.FileKeySelector) (file File, ok bool, err error)
 }
 
 // File is a file of variables in a volume.
 type File struct {
-	// Text of the file. Fault is the reason why it has none, such as a file that is too large.
+	// Text of the file. It is empty if Fault says why the file cannot be read, such as its size.
 	Text, Fault string
 }
 

@@ -29,7 +29,8 @@ type Missing struct {
 	Object
 	// Key is empty if the whole object is missing.
 	Key string
-	// Volume has the file of KindFile. Fault says why that cannot be read, if it is there.
+	// Volume is the name of the volume with a KindFile. Fault says why an existing file cannot be
+	// read.
 	Volume, Fault string
 }
 

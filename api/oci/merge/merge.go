@@ -43,15 +43,15 @@ type Options struct {
 	Environment environment.Variables
 	// Devices are the nodes of the bundle's devices by path, in their order, or those of all devices.
 	Devices []specs.LinuxDevice
-	// Directories has those of the volumes with a PersistentVolumeClaim or of another Container, by
-	// the names of the volumes.
+	// Directories has the directories of volumes that only the node can find, by the names of the
+	// volumes.
 	Directories map[string]Directory
 	// NoSwapLimit is for a node that cannot limit memory and swap together, see DropSwapLimit.
 	NoSwapLimit bool
 }
 
-// Directory is the directory of the node that a volume stands for which only the node can find: one
-// with a PersistentVolumeClaim, or of another Container.
+// Directory is the directory of a volume that only the node can find: a PersistentVolumeClaim, or a
+// volume of another Container.
 type Directory struct {
 	Path string
 	// ReadOnly makes all its mounts read-only.
@@ -66,8 +66,8 @@ func NodeSource(volume string) string { return "claims/" + volume }
 // ImageVolumeSource returns the source of the mounts of a volume with the files of an image.
 func ImageVolumeSource(volume string) string { return "images/" + volume }
 
-// OfImageVolume reports whether a source of a mount, or of a path in a volume, is a volume with the
-// files of an image, or a path in one.
+// OfImageVolume reports whether the source of a mount is an image volume, or a path in one. paths
+// are the paths in volumes that mounts may have as their sources.
 func OfImageVolume(source string, paths []v1alpha1.BundleSubPath) bool {
 	for _, s := range paths {
 		if SubPathSource(s.Mount) == source {
@@ -170,8 +170,9 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	return spec, nil
 }
 
-// DropSwapLimit leaves memory.swap out, for a node that cannot limit memory and swap together. It
-// refuses that if the user has asked for swap: by default memory.swap is limit, that of memory.
+// DropSwapLimit removes memory.swap, for a node that cannot limit memory and swap together. It
+// returns an error if the user has asked for swap: without that, memory.swap equals the limit of
+// memory.
 func DropSwapLimit(m *specs.LinuxMemory, limit *int64) error {
 	if m.Swap != nil && *m.Swap > 0 && (limit == nil || *limit != *m.Swap) {
 		return errors.New("spec.resources.limits[swap]: found a limit on a node whose kernel counts no" +
@@ -182,7 +183,7 @@ func DropSwapLimit(m *specs.LinuxMemory, limit *int64) error {
 	return nil
 }
 
-// mountDirectories gives the mounts of volumes that only the node can find their directories.
+// mountDirectories sets the sources of mounts to the directories that only the node can find.
 func mountDirectories(mounts []specs.Mount, bundle *v1alpha1.OCIBundleSpec,
 	directories map[string]Directory,
 ) error {
