@@ -14,7 +14,8 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 )
 
-// ReadVolumeFile reads a file of variables in a volume, or returns false if there is none.
+// ReadVolumeFile reads a file of variables in a volume; found is false if the volume does not have
+// it.
 //
 // A volume is hostile: containers write to it, also at this moment. The file is opened beneath the
 // volume, and read only once it is known to be a regular one: opening a device can do harm.

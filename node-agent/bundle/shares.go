@@ -17,25 +17,25 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Share is an emptyDir of another container that a container has in its present run.
+// Share is an emptyDir of another container that a container uses in its present run.
 type Share struct {
 	// Owner is the id of the other container, and Container the key of its Container.
 	Owner     string `json:"owner"`
 	Container string `json:"container"`
-	// Volume is its name there, and directory the one that it has been.
+	// Volume is its name there, and directory identifies the shared directory.
 	Volume string `json:"volume"`
 	directory
 }
 
-// directory tells a directory from all others, also from one that is made in its place: that may
-// have its inode. Born is 0 on a filesystem that knows no times of creation.
+// directory identifies a directory. One that replaces it may get the same inode, but has another
+// time of creation. Born is 0 on a filesystem that does not store it.
 type directory struct {
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
 	Born   int64  `json:"born"` // in nanoseconds since 1970
 }
 
-// statDirectory returns what tells a directory from others. It follows no link.
+// statDirectory returns the identity of a directory. It follows no link.
 func statDirectory(path string) (directory, error) {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW,
@@ -58,8 +58,8 @@ type sharing struct {
 	List []Share `json:"list"`
 }
 
-// sharesFile lists the shares of a container. It counts: a file in the owner's directory of sharers
-// only makes it quick to find. It means nothing after a boot, when nothing is mounted.
+// sharesFile has the shares of a container. It decides: files in sharersDir of the owners are only
+// an index of it. After a boot it means nothing, since nothing is mounted.
 const sharesFile = "shares.json"
 
 // sharesVersion is the version of the format of sharesFile.
@@ -68,15 +68,16 @@ const sharesVersion = 1
 // errNewerShares is for a file of a version of Berth that is not known: it may hold any volume.
 var errNewerShares = errors.New("the file is of a newer version of Berth")
 
-// sharersDir has an empty file for each container that has a volume, with its id for a name.
+// sharersDir returns the directory with an empty file for each container that has a volume. The
+// name of the file is the id of the container.
 func (d Dir) sharersDir(volume string) string {
 	return filepath.Join(d.File("sharers"), volume)
 }
 
 func (d Dir) id() string { return filepath.Base(d.path) }
 
-// FindVolume returns the share that a container gets of an emptyDir of this one, or false if the
-// volume is not there as its source says.
+// FindVolume returns the share that a container gets of an emptyDir of this one; found is false if
+// the volume is missing or is on another medium than its source says.
 func (d Dir) FindVolume(v *v1alpha1.Volume) (share Share, found bool, err error) {
 	is, err := statDirectory(d.Volume(v.Name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -102,8 +103,8 @@ func (d Dir) HasShared(s Share) (bool, error) {
 	return is == s.directory, err
 }
 
-// Share writes down the shares of the container in place of those that it had. dir returns the
-// directory of another container.
+// Share replaces the stored shares of the container. dir returns the directory of another
+// container.
 func (d Dir) Share(name string, list []Share, dir func(id string) Dir) error {
 	if _, err := d.Unshare(dir); err != nil || len(list) == 0 {
 		return err
@@ -156,15 +157,16 @@ func (d Dir) SharesLeft() bool {
 	return err == nil
 }
 
-// Unshare ends the shares of a container without mounts of them, and returns what they were. It is
-// no error if there are none.
+// Unshare removes the stored shares of a container, which has mounted none of them any more, and
+// returns them. It is no error if there are none.
 func (d Dir) Unshare(dir func(id string) Dir) ([]Share, error) {
 	s, err := d.readShares()
 	unread := (*fs.PathError)(nil)
 	if errors.Is(err, errNewerShares) || errors.As(err, &unread) {
 		return nil, err
 	}
-	// Any other has no meaning since a loss of power has cut it off: nothing is mounted.
+	// A loss of power has cut off a file with any other fault. Nothing is mounted since, so it is
+	// removed.
 	for _, one := range s.List {
 		err := os.Remove(filepath.Join(dir(one.Owner).sharersDir(one.Volume), d.id()))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

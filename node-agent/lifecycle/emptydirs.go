@@ -9,12 +9,11 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// emptyDirsStage makes emptyDir volumes. It is before all stages that wait for something, such as
+// emptyDirsStage creates emptyDir volumes. It is before all stages that wait for something, such as
 // another container that is to fill a volume.
 //
-// They are kept from run to run; one that was made for a start that failed is there for the next
-// one, and is removed with the container. One that others have is not removed until they have
-// ended.
+// Volumes are kept from run to run, also after a start that failed, and removed with the container.
+// A volume that other containers use is removed after they have ended.
 type emptyDirsStage struct{ shares *shares }
 
 func (emptyDirsStage) Name() string { return "emptydirs" }

@@ -17,8 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// sharesStage has a container wait for the volumes of others that it is to have, before its image
-// is looked for and before it may run. volumesStage takes them.
+// sharesStage waits for volumes of other containers, before the image is pulled. volumesStage takes
+// them.
 type sharesStage struct{ *shares }
 
 func (sharesStage) Name() string { return "shares" }
@@ -39,8 +39,8 @@ func (s sharesStage) Ensure(_ context.Context, c *Container) error {
 	return nil
 }
 
-// Release gives back the volumes of a container whose processes have ended: their owners may remove
-// them then.
+// Release gives back the volumes of a container whose processes have ended. It wakes their owners,
+// which may remove them now.
 func (s sharesStage) Release(_ context.Context, c *Container) error {
 	if s.Dir == nil {
 		return nil
@@ -58,8 +58,8 @@ func (s sharesStage) Release(_ context.Context, c *Container) error {
 	return nil
 }
 
-// Outdated returns why a running container has no longer the volumes that it asks for: the owner of
-// one was made again, is to be removed or is to make that volume anew.
+// Outdated returns why a running container no longer has the volumes that it asks for: the owner of
+// one was made again, is removed, or is about to make that volume anew.
 func (s sharesStage) Outdated(c *Container) (string, error) {
 	if s.Dir == nil || !slices.ContainsFunc(c.Bundle.Spec.Volumes, ofContainer) {
 		return "", nil
@@ -105,21 +105,20 @@ func keyOf(share bundle.Share) source.Key {
 // shares gives emptyDirs of containers to others.
 type shares struct {
 	Neighbours
-	// followers of a container have a volume of it, or wait for one.
+	// followers are the containers that use a volume of a container, or wait for one.
 	followers *Followers
-	// mu is held while a volume is given away, and while its owner asks who has it.
+	// mu is held while a volume is given to a container, and while its owner lists the sharers.
 	mu sync.Mutex
-	// leaving has the volumes that nobody gets any more, since their owners are to remove them, by
-	// the ids of these.
+	// leaving has the volumes that no other container may take, since their owners are about to remove
+	// them, by the ids of the owners.
 	leaving map[string]map[string]bool
 }
 
 // errShared is for a volume that its container cannot remove, since others have it.
 var errShared = errors.New("others have it")
 
-// leave has nobody get these volumes of a container any more, but all others of it again. It
-// returns errShared while somebody has one of these. Those who have one are woken, and find that
-// they have to give it back.
+// leave forbids others to take these volumes of a container, and allows its other volumes again. It
+// returns errShared while others have one of them, and wakes those: Outdated ends their runs.
 func (s *shares) leave(c *Container, volumes []string) error {
 	if s.Dir == nil {
 		return nil
@@ -150,15 +149,15 @@ func (s *shares) leave(c *Container, volumes []string) error {
 	return nil
 }
 
-// stay takes leave back for all volumes of a container.
+// stay undoes leave for all volumes of a container.
 func (s *shares) stay(c *Container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.leaving, c.ID)
 }
 
-// take writes down that a container has the volumes of others that it asks for. Their owners keep
-// them until the container has given them back.
+// take stores that a container has the volumes of others that it asks for. Their owners keep them
+// until the container has given them back.
 func (s *shares) take(c *Container) error {
 	if s.Dir == nil {
 		return nil
@@ -236,7 +235,7 @@ func (s *shares) one(c *Container, i int) (bundle.Share, error) {
 	return share, err
 }
 
-// volume returns an emptyDir of another container, or why there is none.
+// volume returns an emptyDir of another container, or why the container has to wait for it.
 func (s *shares) volume(of source.Key, ref *v1alpha1.ContainerVolume) (share bundle.Share,
 	why string, err error,
 ) {

@@ -12,11 +12,11 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// networkFault is the file with the reason for which containers cannot be connected.
+// networkFault returns the path of the file that says why containers cannot be connected.
 func networkFault(stateDir string) string { return filepath.Join(stateDir, "network-fault") }
 
-// WriteNetworkFault writes why containers cannot be connected to the node's network, for the
-// command status; nil removes it.
+// WriteNetworkFault stores the reason why containers cannot be connected to the node's network, for
+// the command status; nil removes it.
 func WriteNetworkFault(stateDir string, fault error) error {
 	if fault != nil {
 		return durable.Replace(networkFault(stateDir), []byte(fault.Error()), durable.Options{})
@@ -28,7 +28,7 @@ func WriteNetworkFault(stateDir string, fault error) error {
 	return nil
 }
 
-// ReadNetworkFault returns what WriteNetworkFault has written; "" if there is nothing.
+// ReadNetworkFault returns the stored reason; "" if there is none.
 func ReadNetworkFault(stateDir string) (string, error) {
 	data, err := os.ReadFile(networkFault(stateDir))
 	if errors.Is(err, fs.ErrNotExist) {

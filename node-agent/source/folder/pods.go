@@ -13,11 +13,11 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// This file has the init containers of Pods run again after a boot, as a kubelet has them: with the
-// boot, their network and their volumes in memory went, which the other containers of the Pod need.
+// This file runs the init containers of Pods again after a boot, as a kubelet does: the boot has
+// removed their network and their volumes in memory, which the other containers of the Pod need.
 
-// goesOn reports whether a container that was left by a boot is to be started again. Its status is
-// that of before the boot, or what an agent has left that was killed soon after.
+// goesOn reports whether a container starts again after a boot. Its status is from before the boot,
+// or from an agent that was killed soon after it.
 func goesOn(c *v1alpha1.Container) bool {
 	if _, stopped := Taken(c); stopped || c.DeletionTimestamp != nil {
 		return false
@@ -33,19 +33,20 @@ func goesOn(c *v1alpha1.Container) bool {
 	return true
 }
 
-// bootFile has the id of the boot in which init containers have run. It is written after the
-// requests to run them again: an agent that was killed in between requests the same again.
+// bootFile returns the path of the file with the id of the boot in which init containers have run.
+// It is written after the requests to run them again: an agent that was killed in between requests
+// the same again.
 func bootFile(stateDir string) string { return filepath.Join(stateDir, "boot") }
 
-// afterBoot has init containers run again if the machine was booted. going are the Containers that
-// go on then.
+// afterBoot requests further runs of init containers if the machine was booted. going has the
+// Containers that start again.
 func (f *Folder) afterBoot(going map[source.Key]bool) {
 	path := bootFile(f.o.StateDir)
 	last, err := os.ReadFile(path)
 	if err == nil && string(last) == f.o.Boot {
 		return
 	}
-	// Where the file is lost or cannot be read, the status on disk tells of a boot.
+	// If the file is lost or unreadable, the status on disk shows whether there was a boot.
 	if len(last) > 0 || f.o.NewBoot {
 		f.repeatInit(going)
 	}
@@ -56,8 +57,8 @@ func (f *Folder) afterBoot(going map[source.Key]bool) {
 	}
 }
 
-// repeatInit requests that the init containers run again that had succeeded before the boot, and
-// that a container of their Pod waits for.
+// repeatInit requests another run of each init container that succeeded before the boot and that a
+// container of its Pod waits for.
 func (f *Folder) repeatInit(going map[source.Key]bool) {
 	needed := map[source.Key]bool{}
 	for key := range f.entries {
@@ -80,8 +81,8 @@ func (f *Folder) repeatInit(going map[source.Key]bool) {
 	}
 }
 
-// needs notes the init containers that a container of a Pod waits for, and those before them: one
-// of these has the network.
+// needs adds the init containers that a container of a Pod waits for, and the init containers
+// before them: the first one owns the network.
 func (f *Folder) needs(key source.Key, needed map[source.Key]bool) {
 	e := f.entries[key]
 	for _, d := range e.container.Spec.DependsOn {

@@ -21,9 +21,9 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// This file refuses changes of ConfigMaps and Secrets that are immutable, also of those that an
-// earlier agent has accepted. Of a Secret it keeps a digest with a random key for that, from which
-// only somebody who has both can find out anything, by trying.
+// This file refuses changes of immutable ConfigMaps and Secrets, including those that an earlier
+// agent has accepted. For a Secret it stores a digest, made with a random key. Only somebody who
+// has both can try values.
 
 // places are the places of the fields of an object that may not change, without messages.
 type places struct{ data, binary, immutable manifest.Fault }
@@ -56,8 +56,8 @@ func (f *Folder) keepImmutable(names []string) {
 	}
 }
 
-// frozen returns the place of the change that a file makes of an immutable object, if it makes one.
-// was is nil if nothing is known of the object but, maybe, its digest.
+// frozen returns the place where a file changes an immutable object; false if it changes nothing.
+// was is the accepted object; nil if at most its digest is known.
 func (f *Folder) frozen(was, is *object) (manifest.Fault, bool) {
 	sealed, ok := f.sealed[is.key()]
 	switch {
@@ -91,7 +91,7 @@ func (f *Folder) sealedFile(key objectKey) string {
 	return filepath.Join(f.sealedDir(), recordName(key.namespace, key.name))
 }
 
-// sealKey is the name of the file with the key of all digests. No record has it.
+// sealKey is the name of the file with the key of all digests. No record has that name.
 const sealKey = "key"
 
 // digest returns the digest of a Secret.
@@ -149,7 +149,7 @@ func readSealed(path string) (s sealedSecret, err error) {
 	if err == nil {
 		err = json.Unmarshal(data, &s)
 	}
-	if s.Version > sealedVersion { // whatever else it holds
+	if s.Version > sealedVersion { // even if another field has an unknown form
 		return s, fmt.Errorf("found version %d; this agent knows up to %d", s.Version, sealedVersion)
 	}
 	if err == nil && (s.Namespace == "" || s.Name == "" || len(s.Digest) != sha256.Size) {
@@ -158,9 +158,9 @@ func readSealed(path string) (s sealedSecret, err error) {
 	return s, err
 }
 
-// storeSealed writes the digests of the immutable Secrets that have been accepted, and removes
-// those of Secrets that are gone. keeps reports whether what was accepted from a file stays, which
-// may not have it now. What cannot be written is tried again at the next look.
+// storeSealed writes the digests of accepted immutable Secrets, and removes the digests of removed
+// ones. keeps reports whether the objects of a file stay accepted although the file may not have
+// them now. A failed write is tried again at the next look.
 func (f *Folder) storeSealed(keeps func(file string) bool) {
 	for key, o := range f.objects {
 		if key.kind != environment.KindSecret || !o.Immutable {
