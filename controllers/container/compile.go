@@ -108,7 +108,7 @@ func (s *scope) keepRun(node, handler string) {
 			PullSecrets: next.Image.PullSecrets,
 		}
 	}
-	kept.VolumePullSecrets = next.VolumePullSecrets
+	kept.VolumePullSecrets, kept.Claims = next.VolumePullSecrets, next.Claims
 	s.desired, s.sameRun, s.profile = &kept, true, ""
 }
 

@@ -87,7 +87,6 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	s.keepRun(node, request.Handler)
 	s.desired.NodeName = node
 	s.desired.Handler = request.Handler
-	s.desired.Claims = s.boundClaims()
 	s.desired.Requests = request.Resources
 	return true, nil
 }
