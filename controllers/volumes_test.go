@@ -379,7 +379,8 @@ func newNode(t *testing.T, name, zone string) {
 	}}
 	create(t, n)
 	t.Cleanup(func() { force(t, n) })
-	edit(t, n, func(n *corev1.Node) { n.Spec.Taints = nil }) // that of a Node without a kubelet
+	// The API server taints a new Node as not ready, and a kubelet would remove the taint.
+	edit(t, n, func(n *corev1.Node) { n.Spec.Taints = nil })
 }
 
 // TestNodeIsSelectedForANewVolume: the controller names the node in a claim that waits for its first
@@ -444,11 +445,14 @@ func TestNodeIsSelectedForANewVolume(t *testing.T) {
 }
 
 // TestReadWriteOncePodClaim: of many Containers with such a claim one is dispatched, and the next
-// one when that is gone.
+// one when that is gone. An annotation that can be the name of no Container reserves nothing.
 func TestReadWriteOncePodClaim(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
-	boundClaim(t, ns, "data", "node-a", modes(corev1.ReadWriteOncePod))
+	boundClaim(t, ns, "data", "node-a", modes(corev1.ReadWriteOncePod),
+		func(c *corev1.PersistentVolumeClaim) {
+			c.Annotations = map[string]string{v1alpha1.AnnotationClaimUser: "../x"}
+		})
 	var all []*v1alpha1.Container
 	for i := range 6 {
 		all = append(all, sample(ns, fmt.Sprintf("app-%d", i), withClaims("data")))
@@ -497,7 +501,7 @@ func TestClaimInUseIsHeld(t *testing.T) {
 	create(t, c)
 	eventuallyHas(t, c, isReady)
 
-	// Who takes the finalizer off gets it back.
+	// The controller puts back a finalizer that somebody has removed.
 	edit(t, data, func(c *corev1.PersistentVolumeClaim) {
 		c.Finalizers = []string{"kubernetes.io/pvc-protection"}
 	})

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -110,12 +111,13 @@ func (r *Reconciler) otherUser(ctx context.Context, s *scope, claim *corev1.Pers
 	live bool,
 ) (string, error) {
 	user := claim.Annotations[v1alpha1.AnnotationClaimUser]
-	if name, uid, _ := strings.Cut(user, "/"); user == s.claimUser() {
-		// Whoever owns the claim may have written it there.
+	name, uid, _ := strings.Cut(user, "/")
+	// Everyone who may edit the claim may have written the annotation.
+	if user == s.claimUser() {
 		if !live {
 			return "", nil
 		}
-	} else if name != "" {
+	} else if len(validation.IsDNS1123Subdomain(name)) == 0 {
 		var reader client.Reader = r.Client
 		if live {
 			reader = r.Live

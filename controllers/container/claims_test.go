@@ -43,6 +43,12 @@ func newRefusing(t *testing.T, objects ...client.Object) *refusing {
 	f.Client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 		WithStatusSubresource(&v1alpha1.Container{}, &v1alpha1.OCIBundle{}).
 		WithIndex(&v1alpha1.OCIBundle{}, indexContainer, ofContainer).
+		WithIndex(&v1alpha1.OCIBundle{}, indexClaim, func(o client.Object) []string {
+			return bundleClaims(o.(*v1alpha1.OCIBundle))
+		}).
+		WithIndex(&v1alpha1.Container{}, indexClaim, func(o client.Object) []string {
+			return claimNames(o.(*v1alpha1.Container))
+		}).
 		WithInterceptorFuncs(interceptor.Funcs{
 			Patch: func(ctx context.Context, to client.WithWatch, o client.Object, p client.Patch,
 				opts ...client.PatchOption,
@@ -128,6 +134,61 @@ func TestTwoClaimsAreTakenInOneOrder(t *testing.T) {
 	}
 	if wait, err := r.acquireClaims(t.Context(), resolved(a)); wait != nil || err != nil {
 		t.Errorf("a: found %+v, %v; want it to have both", wait, err)
+	}
+}
+
+// TestClaimIsTakenByTheAPIServersState: the cache may not have the Container or the OCIBundle that
+// uses a claim of one user.
+func TestClaimIsTakenByTheAPIServersState(t *testing.T) {
+	a, b := claimant("a", "x"), claimant("b", "x")
+	for name, user := range map[string]struct {
+		annotation string
+		object     client.Object
+	}{
+		"Container": {"a/uid-a", a},
+		"OCIBundle": {"", bundleWith(a)},
+	} {
+		r := newRefusing(t, b, exclusiveClaim("x", user.annotation)).reconciler()
+		r.Live = newRefusing(t, b, user.object, exclusiveClaim("x", user.annotation))
+		wait, err := r.acquireClaims(t.Context(), resolved(b))
+		if err != nil || wait == nil || !strings.Contains(wait.message, "is used by the Container a") {
+			t.Errorf("%s: found %+v, %v; want it to wait for a", name, wait, err)
+		}
+	}
+}
+
+// deletedClaim returns a claim that only Berth's finalizer holds.
+func deletedClaim(name string) *corev1.PersistentVolumeClaim {
+	c := exclusiveClaim(name, "")
+	c.Finalizers = []string{v1alpha1.ClaimFinalizer}
+	c.DeletionTimestamp = new(metav1.Now())
+	return c
+}
+
+// TestClaimIsReleasedByTheAPIServersState: the cache may not have the OCIBundle that uses a claim.
+func TestClaimIsReleasedByTheAPIServersState(t *testing.T) {
+	x := deletedClaim("x")
+	key := client.ObjectKeyFromObject(x)
+	bundle := bundleWith(claimant("a", "x"))
+	cluster, live := newRefusing(t, x), newRefusing(t, x, bundle)
+	r := cluster.reconciler()
+	r.Live = live
+	if wait, err := r.releaseClaim(t.Context(), key); err != nil || wait == 0 {
+		t.Errorf("in use: found %s, %v; want it to look again", wait, err)
+	}
+	if err := cluster.Get(t.Context(), key, x); err != nil {
+		t.Errorf("the claim was released: %v", err)
+	}
+	bundle.Finalizers = nil
+	if err := errors.Join(live.Update(t.Context(), bundle),
+		live.Delete(t.Context(), bundle)); err != nil {
+		t.Fatal(err)
+	}
+	if wait, err := r.releaseClaim(t.Context(), key); err != nil || wait != 0 {
+		t.Errorf("not in use: found %s, %v", wait, err)
+	}
+	if err := cluster.Get(t.Context(), key, x); !apierrors.IsNotFound(err) {
+		t.Errorf("the claim was not released: %v", err)
 	}
 }
 
