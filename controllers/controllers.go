@@ -42,6 +42,9 @@ type Options struct {
 	// NodeMonitorGracePeriod is the time for which the Lease of an agent may stay unchanged; 0 is
 	// nodehealth.DefaultGracePeriod.
 	NodeMonitorGracePeriod time.Duration
+	// RequestTimeout is the time after which the API server has ended each request; 0 is
+	// container.DefaultRequestTimeout.
+	RequestTimeout time.Duration
 	// Workers is the number of Containers that are reconciled concurrently; 0 is 4.
 	Workers int
 	// ProfileDelay is the time for which a SeccompProfile is kept after the last OCIBundle that
@@ -115,6 +118,9 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.ProfileDelay == 0 {
 		o.ProfileDelay = profile.DefaultDelay
 	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = container.DefaultRequestTimeout
+	}
 	if o.Compile == nil {
 		o.Compile = compile.Bundle
 	}
@@ -134,6 +140,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Clock:    clock.RealClock{},
 
 		NodeGracePeriod: o.NodeMonitorGracePeriod,
+		RequestTimeout:  o.RequestTimeout,
 	}
 	if err := containers.SetupWithManager(ctx, mgr, o.Workers); err != nil {
 		return fmt.Errorf("container controller: %w", err)

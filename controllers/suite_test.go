@@ -152,7 +152,7 @@ func runSuite(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	options := controllers.Options{
-		NodeMonitorGracePeriod: grace, Compile: compileAsVersion,
+		NodeMonitorGracePeriod: grace, RequestTimeout: time.Second, Compile: compileAsVersion,
 		Revision: revisionOfVersion, Webhook: webhook,
 	}
 	if err := controllers.SetupWithManager(ctx, mgr, options); err != nil {

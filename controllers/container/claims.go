@@ -118,12 +118,16 @@ func (r *Reconciler) otherUser(ctx context.Context, s *scope, claim *corev1.Pers
 			return "", nil
 		}
 	} else if len(validation.IsDNS1123Subdomain(name)) == 0 {
+		last := client.ObjectKey{Namespace: claim.Namespace, Name: name}
+		if live && r.unsettled(only(last)) > 0 {
+			return name, nil
+		}
 		var reader client.Reader = r.Client
 		if live {
 			reader = r.Live
 		}
 		c := &v1alpha1.Container{}
-		err := reader.Get(ctx, client.ObjectKey{Namespace: claim.Namespace, Name: name}, c)
+		err := reader.Get(ctx, last, c)
 		if client.IgnoreNotFound(err) != nil {
 			return "", fmt.Errorf("read Container %s: %w", name, err)
 		}
@@ -230,9 +234,14 @@ func (r *Reconciler) releaseClaim(ctx context.Context, key client.ObjectKey) (ti
 	if users, err := r.claimUsers(ctx, key, false); err != nil || len(users) > 0 {
 		return 0, err
 	}
-	// No dispatch is between its look at the claim and the write of its OCIBundle from here on.
+	// The lock waits for dispatches that have read the claim and have yet to apply their OCIBundle.
 	r.releasing.Lock()
 	defer r.releasing.Unlock()
+	if left := r.unsettled(func(container client.ObjectKey) bool {
+		return container.Namespace == key.Namespace
+	}); left > 0 {
+		return left, nil
+	}
 	now := &corev1.PersistentVolumeClaim{}
 	if err := r.Live.Get(ctx, key, now); err != nil || !released(now) {
 		return 0, client.IgnoreNotFound(err)

@@ -31,6 +31,8 @@ import (
 type refusing struct {
 	client.Client
 	refused map[string]bool
+	// apply is the error of applies that the API server may still carry out.
+	apply error
 }
 
 func newRefusing(t *testing.T, objects ...client.Object) *refusing {
@@ -57,6 +59,11 @@ func newRefusing(t *testing.T, objects ...client.Object) *refusing {
 					return apierrors.NewForbidden(claimResource, o.GetName(), errors.New("a policy says no"))
 				}
 				return to.Patch(ctx, o, p, opts...)
+			},
+			Apply: func(context.Context, client.WithWatch, runtime.ApplyConfiguration,
+				...client.ApplyOption,
+			) error {
+				return f.apply
 			},
 		}).Build()
 	return f
@@ -190,6 +197,98 @@ func TestClaimIsReleasedByTheAPIServersState(t *testing.T) {
 	if err := cluster.Get(t.Context(), key, x); !apierrors.IsNotFound(err) {
 		t.Errorf("the claim was not released: %v", err)
 	}
+}
+
+// TestClaimsStayWithAnUnknownApply: a claim is neither released nor taken over, and the place on the
+// node is kept, while the API server may still create the OCIBundle. The Container may have to wait
+// for the claim then.
+func TestClaimsStayWithAnUnknownApply(t *testing.T) {
+	for name, failure := range map[string]error{
+		"connection": errors.New("connection reset by peer"),
+		"timeout":    apierrors.NewTimeoutError("request did not complete", 0),
+	} {
+		t.Run(name, func(t *testing.T) { claimsStay(t, failure) })
+	}
+}
+
+func claimsStay(t *testing.T, failure error) {
+	t.Helper()
+	now := testclock.NewFakePassiveClock(time.Now())
+	a, b := claimant("a", "x", "y"), claimant("b", "y")
+	cluster := newRefusing(t, a, b, exclusiveClaim("x", ""), exclusiveClaim("y", ""))
+	cluster.apply = failure
+	r := cluster.reconciler()
+	r.Clock, r.RequestTimeout = now, time.Minute
+	r.attempts.noteLeads(now.Now().Add(-time.Hour))
+	r.Ledger.Enter(client.ObjectKeyFromObject(a), "node-a", nil)
+	if _, err := r.dispatch(t.Context(), resolved(a)); !errors.Is(err, failure) {
+		t.Fatalf("found %v; want %v", err, failure)
+	}
+	x := exclusiveClaim("x", "")
+	key := client.ObjectKeyFromObject(x)
+	// Its user edits the Container, and deletes a claim.
+	if err := errors.Join(cluster.Delete(t.Context(), x), cluster.Get(t.Context(),
+		client.ObjectKeyFromObject(a), a)); err != nil {
+		t.Fatal(err)
+	}
+	a.Spec.Volumes = a.Spec.Volumes[:1]
+	if err := cluster.Update(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	look := func(step string, held bool) {
+		t.Helper()
+		s := resolved(a)
+		if wait, err := r.choose(t.Context(), s, scheduling.Request{}); err != nil || wait == nil ||
+			wait.reason != v1alpha1.ReasonVolumeNotBound || (s.again > 0) != held {
+			t.Errorf("%s: choose: found %+v, %s, %v", step, wait, s.again, err)
+		}
+		if _, assumed := r.Ledger.Assumed(s.key()); assumed != held {
+			t.Errorf("%s: its place on the node is kept: %v; want %v", step, assumed, held)
+		}
+		if wait, err := r.acquireClaims(t.Context(), resolved(b)); err != nil || (wait != nil) != held {
+			t.Errorf("%s: b: found %+v, %v; want it to wait: %v", step, wait, err, held)
+		}
+		if wait, err := r.releaseClaim(t.Context(), key); err != nil || (wait > 0) != held {
+			t.Errorf("%s: release: found %s, %v; want it to wait: %v", step, wait, err, held)
+		}
+		if err := cluster.Get(t.Context(), key, x); apierrors.IsNotFound(err) == held {
+			t.Errorf("%s: found the claim: %v; want it to be held: %v", step, err, held)
+		}
+	}
+	now.SetTime(now.Now().Add(59 * time.Second))
+	look("before the timeout", true)
+	now.SetTime(now.Now().Add(time.Second))
+	look("after the timeout", false)
+}
+
+// TestNewLeaderTakesNoClaimAtOnce: the API server may still carry out an apply of the leader before
+// it, which was killed.
+func TestNewLeaderTakesNoClaimAtOnce(t *testing.T) {
+	now := testclock.NewFakePassiveClock(time.Now())
+	b := claimant("b", "y")
+	x := deletedClaim("x")
+	key := client.ObjectKeyFromObject(x)
+	cluster := newRefusing(t, b, x, exclusiveClaim("y", "a/uid-a"))
+	r := cluster.reconciler()
+	r.Clock, r.RequestTimeout = now, time.Minute
+	look := func(step string, held bool) {
+		t.Helper()
+		if wait, err := r.releaseClaim(t.Context(), key); err != nil || (wait > 0) != held {
+			t.Errorf("%s: release: found %s, %v; want it to wait: %v", step, wait, err, held)
+		}
+		if err := cluster.Get(t.Context(), key, x); apierrors.IsNotFound(err) == held {
+			t.Errorf("%s: found the claim: %v; want it to be held: %v", step, err, held)
+		}
+		if wait, err := r.acquireClaims(t.Context(), resolved(b)); err != nil || (wait != nil) != held {
+			t.Errorf("%s: b: found %+v, %v; want it to wait: %v", step, wait, err, held)
+		}
+	}
+	look("before it leads", true)
+	r.attempts.noteLeads(now.Now())
+	now.SetTime(now.Now().Add(59 * time.Second))
+	look("before the timeout", true)
+	now.SetTime(now.Now().Add(time.Second))
+	look("after the timeout", false)
 }
 
 // TestClaimThatSomebodyGaveAway: the name of another Container on a claim, which whoever may edit

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -94,7 +95,14 @@ func (r *Reconciler) setUpReleaser(mgr ctrl.Manager) error {
 			}})
 		}
 	}
-	err := ctrl.NewControllerManagedBy(mgr).
+	err := mgr.Add(manager.RunnableFunc(func(context.Context) error { // once this process leads
+		r.attempts.noteLeads(r.Clock.Now())
+		return nil
+	}))
+	if err != nil {
+		return fmt.Errorf("claim controller: %w", err)
+	}
+	err = ctrl.NewControllerManagedBy(mgr).
 		Named("claim").
 		For(&corev1.PersistentVolumeClaim{}, builder.WithPredicates(
 			predicate.NewPredicateFuncs(func(o client.Object) bool {

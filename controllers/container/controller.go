@@ -47,6 +47,10 @@ const AnnotationCompileRevision = "berth.run/compile-revision"
 // was compiled for.
 const AnnotationRecompiled = "berth.run/recompiled"
 
+// DefaultRequestTimeout is the timeout of requests in kube-apiserver (--request-timeout, 60 s), and
+// 5 s for requests that were on their way.
+const DefaultRequestTimeout = 65 * time.Second
+
 // conflictDelay is the wait after a write that was based on an old object. The newer object is on
 // its way through the watch and reconciles by itself; this is for the case that it has come
 // already.
@@ -86,8 +90,11 @@ type Reconciler struct {
 	// NodeGracePeriod is the time for which the NodeAgent of a node may be absent before the node
 	// counts as gone.
 	NodeGracePeriod time.Duration
+	// RequestTimeout is the time after which the API server has ended each request.
+	RequestTimeout time.Duration
 
 	absences absences
+	attempts attempts
 	answers  answers
 	// releasing is held for writing while a claim is released, or may be taken over from another
 	// Container, and for reading by other dispatches that use claims.

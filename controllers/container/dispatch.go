@@ -70,7 +70,7 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	// No moment may be in which the OCIBundle is there and nothing holds the Container until the
 	// agent has let go of it.
 	if err := r.claim(ctx, s, s.desired.NodeName); err != nil {
-		r.Ledger.Withdraw(s.key())
+		r.withdrawFirst(s)
 		return false, err
 	}
 	first := s.bundle == nil
@@ -85,7 +85,10 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 		s.again = conflictDelay
 		return false, nil
 	default:
-		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+		if reason := apierrors.ReasonForError(err); reason == metav1.StatusReasonUnknown ||
+			reason == metav1.StatusReasonTimeout {
+			r.attempts.noteUnknown(s.key(), r.Clock.Now())
+		} else {
 			r.withdrawFirst(s)
 		}
 		s.found.failure = err.Error()
@@ -100,11 +103,18 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	return true, nil
 }
 
-// withdrawFirst gives the room on the node back of a Container that has no OCIBundle there yet.
+// withdrawFirst gives the room on the node back of a Container that has no OCIBundle there yet, and
+// gets none from an earlier apply with an unknown outcome.
 func (r *Reconciler) withdrawFirst(s *scope) {
-	if s.bundle == nil {
-		r.Ledger.Withdraw(s.key())
+	if s.bundle != nil {
+		return
 	}
+	left := r.attempts.left(r.RequestTimeout, r.Clock.Now(), only(s.key()))
+	if left > 0 {
+		s.again = sooner(s.again, left)
+		return
+	}
+	r.Ledger.Withdraw(s.key())
 }
 
 // wanted returns the OCIBundle as it should be.
