@@ -74,7 +74,7 @@ func ofClass(name string) func(*corev1.PersistentVolumeClaim) {
 	return func(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = &name }
 }
 
-// force deletes an object, whatever holds it.
+// force deletes an object with its finalizers.
 func force(t *testing.T, o client.Object) {
 	t.Helper()
 	eventually(t, func() error {
@@ -491,15 +491,23 @@ func TestReadWriteOncePodClaim(t *testing.T) {
 	}
 }
 
-// TestClaimInUseIsHeld: a claim that is deleted stays until the container that uses it is gone, and
-// gets no new users.
-func TestClaimInUseIsHeld(t *testing.T) {
+// readyWithClaim returns a ready Container on node-a with its claim, data.
+func readyWithClaim(t *testing.T) (*corev1.PersistentVolumeClaim, *v1alpha1.Container) {
+	t.Helper()
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
 	data := boundClaim(t, ns, "data", "node-a")
 	c := sample(ns, "app", withClaims("data"))
 	create(t, c)
 	eventuallyHas(t, c, isReady)
+	return data, c
+}
+
+// TestClaimInUseIsHeld: a claim that is deleted stays until the container that uses it is gone, and
+// gets no new users.
+func TestClaimInUseIsHeld(t *testing.T) {
+	data, c := readyWithClaim(t)
+	ns := c.Namespace
 
 	// The controller puts back a finalizer that somebody has removed.
 	edit(t, data, func(c *corev1.PersistentVolumeClaim) {
@@ -544,12 +552,8 @@ func TestClaimInUseIsHeld(t *testing.T) {
 // TestContainerKeepsItsVolume: a claim that was made anew by force changes nothing of what runs. The
 // condition says so, and the annotation has the present volume used.
 func TestContainerKeepsItsVolume(t *testing.T) {
-	newFakeAgent(t, "node-a")
-	ns := namespace(t)
-	data := boundClaim(t, ns, "data", "node-a")
-	c := sample(ns, "app", withClaims("data"))
-	create(t, c)
-	eventuallyHas(t, c, isReady)
+	data, c := readyWithClaim(t)
+	ns := c.Namespace
 	before := theBundle(t, c)
 	force(t, data)
 	next := newClaim(t, ns, "data")

@@ -281,7 +281,7 @@ func TestPodSecurity(t *testing.T) {
 			"image: busybox\nvolumes: [{name: v, emptyDir: {}}]\nsecurityContext: {capabilities: {add: [CHOWN]}}",
 		},
 		{"restricted", fill("", "")},
-		// An administrator has made the volume that a claim is bound to, whatever its type.
+		// A claim is allowed: an administrator creates its PersistentVolume, also one of type hostPath.
 		{"restricted", fill("", "") + "\nvolumes: [{name: v, persistentVolumeClaim: {claimName: data}}]"},
 		{
 			"restricted",

@@ -104,8 +104,8 @@ const (
 	ReasonBundleConflict = "BundleConflict"
 	// ReasonNewerDefaults surfaces in RecompileAvailable; the message names the fields that differ.
 	ReasonNewerDefaults = "NewerDefaults"
-	// ReasonVolumeChanged surfaces in RecompileAvailable when a PersistentVolumeClaim is not the one,
-	// or is not bound to the volume, that the container was created with.
+	// ReasonVolumeChanged surfaces in RecompileAvailable when a PersistentVolumeClaim was deleted and
+	// created again, or was bound to another volume, after the container was created.
 	ReasonVolumeChanged = "VolumeChanged"
 	// ReasonImagePulled surfaces in ImageReady when the image is on the node.
 	ReasonImagePulled = "ImagePulled"

@@ -33,11 +33,11 @@ const DefaultProgressDeadlineSeconds = 600
 // node.
 const ContainerFinalizer = "berth.run/container"
 
-// ClaimFinalizer on a PersistentVolumeClaim holds it while an OCIBundle has it.
+// ClaimFinalizer keeps a deleted PersistentVolumeClaim until no OCIBundle names it.
 const ClaimFinalizer = "berth.run/claim-in-use"
 
-// AnnotationClaimUser on a PersistentVolumeClaim of access mode ReadWriteOncePod is the Container
-// that has it, or had it last: NAME/UID.
+// AnnotationClaimUser on a PersistentVolumeClaim of access mode ReadWriteOncePod names the
+// Container that uses it or used it last: NAME/UID.
 const AnnotationClaimUser = "berth.run/used-by"
 
 // AnnotationRecompile on a Container has it compiled anew each time that its value changes, by the

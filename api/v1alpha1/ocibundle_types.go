@@ -298,15 +298,16 @@ type BundleClaim struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	VolumeName string `json:"volumeName"`
-	// kind of the PersistentVolume: local or hostPath. securityContext.fsGroup applies to the files of
-	// the former, as in a Pod.
+	// kind of the PersistentVolume: local or hostPath. As in a Pod, securityContext.fsGroup applies to
+	// the files of a local one only.
 	// +kubebuilder:validation:Enum=local;hostPath
 	Kind string `json:"kind"`
 	// path of the volume on the node.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	Path string `json:"path"`
-	// type of the file at path, as that of a hostPath volume. Of kind local, it is a directory.
+	// type of the file at path, with the values of hostPath.type in volumes. The type of a local
+	// PersistentVolume is Directory.
 	// +optional
 	Type corev1.HostPathType `json:"type,omitempty"`
 	// readOnly makes all mounts of the volume read-only.

@@ -17,7 +17,8 @@ import (
 // kindAccount is the kind of a ServiceAccount whose tokens the agent may request.
 const kindAccount = "ServiceAccount"
 
-// systemNamespace is the namespace of the controller in config/default. The policy has it, too.
+// systemNamespace is the namespace of the controller in config/default. The policy
+// berth-node-access names it, too.
 const systemNamespace = "berth-system"
 
 // named returns the ConfigMaps, Secrets and ServiceAccounts that an OCIBundle names. It leaves out
@@ -34,8 +35,7 @@ func named(b *v1alpha1.OCIBundle) []environment.Object {
 }
 
 // hasTokens reports whether volumes of an OCIBundle ask for tokens that the agent may request. It
-// may request none of Berth's own ServiceAccounts, of which those of the agents are all in one
-// namespace.
+// may request no token in the namespaces of Berth's own ServiceAccounts.
 func hasTokens(b *v1alpha1.OCIBundle) bool {
 	namespace := b.Owner().Namespace
 	return namespace != v1alpha1.NodesNamespace && namespace != systemNamespace &&

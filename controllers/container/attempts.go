@@ -9,8 +9,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// attempts records the applies of OCIBundles with an unknown outcome, which the API server may still
-// carry out: for example, the connection broke before the response came.
+// attempts records the applies of OCIBundles with an unknown outcome, which the API server may
+// still carry out: for example, the connection broke before the response came.
 type attempts struct {
 	mu sync.Mutex
 	// leads is the time from which this process leads. An earlier leader may have been killed during

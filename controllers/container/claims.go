@@ -26,18 +26,18 @@ import (
 
 // Kubernetes keeps a PersistentVolumeClaim that is being deleted while a Pod uses it, and then
 // removes the claim, the volume and perhaps the data. A Container is no Pod, so the controller has
-// a finalizer of its own on each claim in an OCIBundle. It is set before the OCIBundle is applied,
-// and removed from a claim that is being deleted once no OCIBundle has it. It stays on others: a
-// finalizer holds nothing that is not being deleted.
+// a finalizer of its own on each claim in an OCIBundle. It sets it before it applies the OCIBundle,
+// and removes it from a claim that is being deleted once no OCIBundle names the claim. It leaves it
+// on other claims, where it has no effect.
 
 // inUseDelay is the time after which a Container looks again whether a claim has come free.
 const inUseDelay = 30 * time.Second
 
 var claimResource = schema.GroupResource{Resource: "persistentvolumeclaims"}
 
-// lockClaims keeps claims from being released until the OCIBundle is applied. A claim that one
-// Container may have at a time is not taken over, either, while the OCIBundle of its last user may
-// be on its way: that Container may have been edited since, and not name the claim any more.
+// lockClaims delays releases of claims until the OCIBundle is applied. For a claim that one
+// Container may have at a time it also excludes other dispatches: the Container that used the claim
+// last may be edited, and so name it no more, while its OCIBundle with the claim is being applied.
 func (r *Reconciler) lockClaims(s *scope) (unlock func()) {
 	if slices.ContainsFunc(s.volumes, func(c claimed) bool { return exclusive(c.claim) }) {
 		r.releasing.Lock()
@@ -105,8 +105,8 @@ func (s *scope) claimUser() string {
 	return s.container.Name + "/" + string(s.container.UID)
 }
 
-// otherUser returns the name of another Container that has a claim which one may have at a time, or
-// "". It reads from the cache, or from the API server itself.
+// otherUser returns the name of another Container that uses a claim of one user, or "". It reads
+// from the API server if live is set, else from the cache.
 func (r *Reconciler) otherUser(ctx context.Context, s *scope, claim *corev1.PersistentVolumeClaim,
 	live bool,
 ) (string, error) {
@@ -147,7 +147,8 @@ func (r *Reconciler) otherUser(ctx context.Context, s *scope, claim *corev1.Pers
 	return "", nil
 }
 
-// claimUsers returns the Containers whose OCIBundles have a claim.
+// claimUsers returns the Containers whose OCIBundles name a claim. It reads from the API server if
+// live is set, else from the cache.
 func (r *Reconciler) claimUsers(ctx context.Context, claim client.ObjectKey, live bool) (
 	[]client.ObjectKey, error,
 ) {
@@ -181,8 +182,8 @@ func bundleClaims(b *v1alpha1.OCIBundle) []string {
 	return out
 }
 
-// reviewClaims puts the finalizer of the claims in the OCIBundle back, and finds those that are not
-// what they were when the container was created.
+// reviewClaims puts back the finalizer of the claims in the OCIBundle, and finds a claim that was
+// created again or bound to another volume since the container was created.
 func (r *Reconciler) reviewClaims(ctx context.Context, s *scope) error {
 	if s.bundle == nil {
 		return nil
@@ -203,7 +204,7 @@ func (r *Reconciler) reviewClaims(ctx context.Context, s *scope) error {
 		}
 		next := c.DeepCopy()
 		if c.DeletionTimestamp == nil && controllerutil.AddFinalizer(next, v1alpha1.ClaimFinalizer) {
-			// The cache may still have one that is gone.
+			// The cache may still have a claim that does not exist any more.
 			failed = errors.Join(failed, client.IgnoreNotFound(r.patchClaim(ctx, c, next)))
 		}
 	}
@@ -222,8 +223,8 @@ func (c claimReleaser) Reconcile(ctx context.Context, req reconcile.Request) (ct
 	return ctrl.Result{RequeueAfter: wait}, err
 }
 
-// releaseClaim releases a claim, if nothing uses it. It returns when to look again; 0 is not before
-// the next event.
+// releaseClaim removes the finalizer of a claim that is being deleted, if nothing uses it. It
+// returns the time after which to look again; 0 is the next event.
 func (r *Reconciler) releaseClaim(ctx context.Context, key client.ObjectKey) (time.Duration,
 	error,
 ) {
@@ -265,7 +266,7 @@ func (r *Reconciler) releaseClaim(ctx context.Context, key client.ObjectKey) (ti
 	return 0, client.IgnoreNotFound(r.patchClaim(ctx, now, next))
 }
 
-// released reports whether the finalizer of a claim is to be removed once nothing uses it.
+// released reports whether a claim is being deleted and has the finalizer.
 func released(c *corev1.PersistentVolumeClaim) bool {
 	return c.DeletionTimestamp != nil && controllerutil.ContainsFinalizer(c, v1alpha1.ClaimFinalizer)
 }

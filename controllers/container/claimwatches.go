@@ -58,7 +58,7 @@ func (r *Reconciler) volumeEvents() handler.EventHandler {
 	})
 }
 
-// freed reconciles the Containers that name a claim of one that is gone.
+// freed reconciles the other Containers that name a claim of a deleted Container.
 func (r *Reconciler) freed(ctx context.Context, e event.DeleteEvent, q queue) {
 	for _, name := range claimNames(e.Object.(*v1alpha1.Container)) {
 		for _, other := range r.naming(ctx, client.ObjectKey{

@@ -87,7 +87,7 @@ func (r *Reconciler) offer(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	// of the placement
+	// The placement sets these two, not the compiler.
 	next.Handler, next.Claims = s.bundle.Spec.Handler, s.bundle.Spec.Claims
 	cached := *next
 	cached.Config.Raw = digest(next.Config.Raw)

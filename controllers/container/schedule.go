@@ -91,8 +91,8 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	return true, nil
 }
 
-// choose settles the volumes and the node: on the one hand the node must reach the volumes that are
-// there, on the other hand a volume may be created only once the node is known.
+// choose settles the volumes and the node: the node must reach the volumes that exist, and the
+// others are created for the node.
 func (r *Reconciler) choose(ctx context.Context, s *scope, q scheduling.Request) (*verdict, error) {
 	wait, err := r.resolveVolumes(ctx, s, &q)
 	if err != nil || wait != nil {

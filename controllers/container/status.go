@@ -33,7 +33,7 @@ type findings struct {
 	// newer names the fields that this version of the compiler would compile differently; empty if
 	// there are none.
 	newer string
-	// rebound says which volume of a claim is not the container's any more; empty if all are.
+	// rebound names the claim that is not bound to the container's volume any more; empty if all are.
 	rebound string
 	// scheduled is the result of scheduling; nil if there was none.
 	scheduled *verdict

@@ -24,8 +24,8 @@ import (
 
 // The controller resolves the PersistentVolumeClaims of a Container when it places it: the
 // OCIBundle has the path of each volume, and keeps it as it keeps the rest of its spec. Kubernetes'
-// own controllers bind claims and create volumes. All that is done for them here is to name the
-// node that a volume is to be created for, as kube-scheduler does for a Pod.
+// own controllers bind claims and create volumes. This controller only names the node of a volume
+// that waits for its first consumer, as kube-scheduler does for a Pod.
 
 // claimed is a PersistentVolumeClaim that a Container names.
 type claimed struct {
@@ -95,13 +95,14 @@ func (r *Reconciler) resolveClaim(ctx context.Context, s *scope, c *claimed, nam
 	if c.claim.Status.Phase != corev1.ClaimBound || c.claim.Spec.VolumeName == "" {
 		return r.resolveUnbound(ctx, c, q)
 	}
-	pv := &corev1.PersistentVolume{} // an absent one is bound to nothing, either
+	// An absent PersistentVolume stays empty, and so is not bound to the claim.
+	pv := &corev1.PersistentVolume{}
 	err := r.Client.Get(ctx, client.ObjectKey{Name: c.claim.Spec.VolumeName}, pv)
 	if err = client.IgnoreNotFound(err); err != nil {
 		return nil, fmt.Errorf("read PersistentVolume %s: %w", c.claim.Spec.VolumeName, err)
 	}
-	// Whoever may create claims may write any name there. Only an administrator, or Kubernetes, lets
-	// the volume refer to the claim in return.
+	// Everyone who may create claims may write any name into spec.volumeName. Only an administrator or
+	// Kubernetes can write the claim into the volume.
 	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != c.claim.UID {
 		return c.waits("claim %s names PersistentVolume %s, which is not bound to it", name,
 			c.claim.Spec.VolumeName), nil
@@ -335,8 +336,8 @@ func (c *claimed) refused(format string, args ...any) *verdict {
 	return c.verdict(v1alpha1.ReasonVolumeUnsupported, format, args...)
 }
 
-// inUse returns the verdict on a claim that another Container has to itself, and has the Container
-// looked at again: not all that ends the use is an event.
+// inUse returns the verdict on a claim of one user that another Container uses. It lets the
+// Container look again after a time, since the use may end without an event.
 func (c *claimed) inUse(s *scope, other string) *verdict {
 	s.again = sooner(s.again, inUseDelay)
 	return c.verdict(v1alpha1.ReasonVolumeInUse, "claim %s is used by the Container %s; "+

@@ -33,8 +33,8 @@ const (
 	indexWaiting = "berth.run/waiting"
 	// indexContainer holds OCIBundles under their Containers.
 	indexContainer = "berth.run/container"
-	// indexClaim holds Containers under the names of the PersistentVolumeClaims that they name, and
-	// OCIBundles under the NAMESPACE/NAME of those that they have.
+	// indexClaim holds Containers under the names of their PersistentVolumeClaims, and OCIBundles
+	// under NAMESPACE/NAME of theirs.
 	indexClaim = "berth.run/claim"
 )
 
@@ -78,7 +78,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		Watches(&storagev1.StorageClass{}, r.wakeWaiting()).
 		Watches(&corev1.PersistentVolumeClaim{}, r.claimEvents()).
 		Watches(&corev1.PersistentVolume{}, r.volumeEvents()).
-		// The claim of one that is gone may be what another waits for.
+		// Another Container may wait for a claim of the deleted one.
 		Watches(&v1alpha1.Container{}, handler.Funcs{DeleteFunc: r.freed}).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,

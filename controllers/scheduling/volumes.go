@@ -37,8 +37,7 @@ func NewVolume(name string, of *corev1.NodeSelector) (Volume, error) {
 	return v, nil
 }
 
-// reaches reports whether the volume can be on a node. The node's labels are those that count for
-// node selectors, too.
+// reaches reports whether the volume can be on a node. It reads the labels that nodeSelector reads.
 func (v Volume) reaches(n Node) bool {
 	labels := make(map[string]string, len(v.keys))
 	for _, key := range v.keys {
